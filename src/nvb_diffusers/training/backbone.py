@@ -1,0 +1,50 @@
+"""The backbone a run starts from: a published Stable Diffusion, or parts of one's own."""
+
+import json
+from pathlib import Path
+
+from diffusers import AutoModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
+
+# Stable Diffusion's noise schedule, for backbones that bring none.
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def load_unet(base: str | None, config_file: str | None) -> UNet2DConditionModel:
+    """The UNet of a base model, or a new one of the shape in a JSON file."""
+    if config_file is not None:
+        return UNet2DConditionModel(**json.loads(Path(config_file).read_text()))
+    if base is None:
+        raise ValueError("no UNet: give --pretrained_model_name_or_path, or --unet_config for a new one")
+    return UNet2DConditionModel.from_pretrained(base, subfolder="unet", use_safetensors=True)
+
+
+def load_vae(path: str | None, base: str | None) -> ModelMixin:
+    """An autoencoder of its own, or that of a base model, in eval mode; its class is read from its config."""
+    if path is not None:
+        return AutoModel.from_pretrained(path, use_safetensors=True)
+    if base is None:
+        raise ValueError("no autoencoder: give --pretrained_model_name_or_path or --vae_name_or_path")
+    return AutoModel.from_pretrained(base, subfolder="vae", use_safetensors=True)
+
+
+def load_scheduler(base: str | None, prediction_type: str | None, zero_terminal_snr: bool) -> DDPMScheduler:
+    """The noise schedule of a base model, or Stable Diffusion's.
+
+    Args:
+        base: a folder or Hub id with a `scheduler/`; None for Stable Diffusion's schedule.
+        prediction_type: replaces the base's.
+        zero_terminal_snr: rescale the betas so that the last time step is pure noise (arXiv 2305.08891).
+    """
+    config = DDPMScheduler.load_config(base, subfolder="scheduler") if base is not None else SCHEDULE
+    changes = {"prediction_type": prediction_type} if prediction_type is not None else {}
+    if zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return DDPMScheduler.from_config({**config, **changes})

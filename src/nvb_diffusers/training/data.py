@@ -1,0 +1,219 @@
+"""Data sets of the training steps, over the one on-disk format (`nvb_diffusers.training.format`).
+
+Step 1 reads single pictures (`FaceDataset`), step 2 several pictures of one identity (`MultiViewFaceDataset`). Both give,
+besides the clean pictures, their degraded copies, all made with one `DegradationParams` drawn for the sample (Eq. 7).
+A sample is asked for by its key (`nvb_diffusers.training.sampling`), from which everything random in it follows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from nvb_diffusers.camera import mirror_camera
+from nvb_diffusers.training.degradation import apply, draw_degradation
+from nvb_diffusers.training.format import read_records
+
+FLIP_PROBABILITY = 0.5
+
+
+def load_records(data_dir: str | Path, split: str) -> datasets.Dataset:
+    """The checked records of one split as an HF data set whose `image` column decodes on access.
+
+    Raises:
+        ValueError: names file and line of a bad record; or the split has no pictures.
+    """
+    folder = Path(data_dir) / "images"
+    records = [record for record in read_records(data_dir) if record["split"] == split]
+    if not records:
+        raise ValueError(f"{folder / 'metadata.jsonl'} has no picture in split {split!r}")
+    columns: dict[str, list[Any]] = {
+        "image": [str(folder / record["file_name"]) for record in records],
+        "identity": [str(record["identity"]) for record in records],
+        "view": [record["view"] for record in records],
+        "camera": [record.get("camera") for record in records],
+    }
+    features = datasets.Features(
+        {
+            "image": datasets.Image(mode="RGB"),
+            "identity": datasets.Value("string"),
+            "view": datasets.Value("int64"),
+            "camera": datasets.List(datasets.Value("float64")),
+        }
+    )
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+@dataclass(frozen=True)
+class SampleTransform:
+    """What happens to the pictures of a sample.
+
+    Args:
+        resolution: side of the pictures in pixels.
+        presets: names of degradation presets, one of which is drawn for each sample; none for clean pictures alone.
+        seed: of everything drawn.
+        flip: whether half of the samples are mirrored, with their cameras.
+        crop_jitter: largest share of the side that a random crop leaves out; the crop enters the intrinsics.
+    """
+
+    resolution: int
+    presets: Sequence[str]
+    seed: int = 0
+    flip: bool = True
+    crop_jitter: float = 0.0
+
+    def __call__(self, records: Sequence[dict[str, Any]], key: int) -> dict[str, torch.Tensor]:
+        """Pictures of one sample, all with the same flip and the same degradation.
+
+        Returns:
+            `pixel_values` and, with presets, `degraded_pixel_values` (V, 3, S, S) in [-1, 1]; `camera_params` (V, 25)
+            where the records have cameras; `flipped` and `key`, scalars.
+        """
+        generator = np.random.default_rng([self.seed, key])
+        flipped = self.flip and generator.random() < FLIP_PROBABILITY
+        clean, cameras = [], []
+        for record in records:
+            camera = torch.tensor(record["camera"], dtype=torch.float32) if record["camera"] is not None else None
+            picture, camera = self._crop(_decode(record["image"]), camera, generator)
+            clean.append(picture[:, ::-1] if flipped else picture)
+            cameras.append(mirror_camera(camera) if flipped and camera is not None else camera)
+        sample = {
+            "pixel_values": _to_pixel_values(clean),
+            "flipped": torch.tensor(flipped),
+            "key": torch.tensor(key),
+        }
+        if self.presets:
+            degradation = draw_degradation(generator, str(generator.choice(list(self.presets))))
+            degraded = [apply(np.ascontiguousarray(picture), degradation) for picture in clean]
+            sample["degraded_pixel_values"] = _to_pixel_values(degraded)
+        if all(camera is not None for camera in cameras):
+            sample["camera_params"] = torch.stack([camera for camera in cameras if camera is not None])
+        return sample
+
+    def _crop(
+        self, image: Image.Image, camera: torch.Tensor | None, generator: np.random.Generator
+    ) -> tuple[np.ndarray, torch.Tensor | None]:
+        """A random square of the picture, resized, and the camera that sees just that square."""
+        side = 1.0 - self.crop_jitter * generator.random()
+        left, top = (1.0 - side) * generator.random(2)
+        if image.size != (self.resolution, self.resolution) or side < 1.0:
+            width, height = image.size
+            box = (left * width, top * height, (left + side) * width, (top + side) * height)
+            image = image.resize((self.resolution, self.resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+        if camera is not None:
+            affine = torch.tensor([[1 / side, 0, -left / side], [0, 1 / side, -top / side], [0, 0, 1]]).float()
+            camera = torch.cat([camera[:16], (affine @ camera[16:].view(3, 3)).flatten()])
+        return np.asarray(image), camera
+
+
+class _CachedLatents:
+    """Latents (N, 2, C, h, w) of every picture of `records` and of its mirror image."""
+
+    records: datasets.Dataset
+    latents: np.ndarray | None
+
+    def use_latents(self, latents: np.ndarray) -> None:
+        """Give these latents with every sample, so that nobody has to encode the pictures again."""
+        count = len(self.records)
+        if latents.shape[:2] != (count, 2):
+            raise ValueError(f"cached latents have shape {latents.shape}, expected ({count}, 2, ...): remove the old cache")
+        self.latents = latents
+
+
+class FaceDataset(_CachedLatents, Dataset):
+    """Single pictures for step 1.
+
+    Args:
+        data_dir: a folder in the project's format; cameras are optional.
+        split: train, validation or test.
+        transform: what happens to each picture.
+    """
+
+    def __init__(self, data_dir: str | Path, split: str, transform: SampleTransform) -> None:
+        self.records, self.transform = load_records(data_dir, split), transform
+        self.latents: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
+        """Sample of a key: the transform's values without V, and `latents` (C, h, w) where they are cached."""
+        index = key % len(self)
+        sample = self.transform([_record(self.records, index)], key)
+        if self.latents is not None:
+            sample["latents"] = _cached(self.latents, [index], sample)
+        return {name: value[0] if value.ndim > 0 else value for name, value in sample.items()}
+
+
+class MultiViewFaceDataset(_CachedLatents, Dataset):
+    """Several pictures of one identity for step 2: the source view first, then the targets.
+
+    The source view is among the views to be made, so that a pipeline can also give back the input's own view.
+
+    Args:
+        data_dir: a folder in the project's format, every picture with its camera.
+        split: train, validation or test.
+        transform: what happens to the pictures of a sample.
+        num_target_views: other views beside the source, 7 in the paper.
+    """
+
+    def __init__(
+        self, data_dir: str | Path, split: str, transform: SampleTransform, num_target_views: int = 7
+    ) -> None:
+        self.records, self.transform, self.num_views = load_records(data_dir, split), transform, num_target_views + 1
+        self.latents: np.ndarray | None = None
+        by_identity: dict[str, list[int]] = {}
+        for index, (identity, camera) in enumerate(zip(self.records["identity"], self.records["camera"], strict=True)):
+            if camera is None:
+                raise ValueError(f"identity {identity} in {data_dir} has a picture without a camera: step 2 needs it")
+            by_identity.setdefault(identity, []).append(index)
+        self.views = list(by_identity.values())
+        fewest = min(len(views) for views in self.views)
+        if fewest < self.num_views:
+            raise ValueError(
+                f"an identity in {data_dir} has {fewest} views, but {num_target_views} targets and the source need "
+                f"{self.num_views}: lower --num_target_views"
+            )
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
+        """Sample of a key: the transform's values, V = 1 + targets, and `latents` (V, C, h, w) where they are cached."""
+        generator = np.random.default_rng([self.transform.seed, 1, key])  # apart from the transform's own draws
+        chosen = generator.permutation(self.views[key % len(self)])[: self.num_views].tolist()
+        sample = self.transform([_record(self.records, index) for index in chosen], key)
+        if self.latents is not None:
+            sample["latents"] = _cached(self.latents, chosen, sample)
+        return sample
+
+
+def _record(records: datasets.Dataset, index: int) -> dict[str, Any]:
+    try:
+        return records[index]
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken file as any of the three
+        path = records.cast_column("image", datasets.Image(decode=False))[index]["image"]["path"]
+        raise ValueError(f"cannot read picture {path}: {error}") from None
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    if image.width != image.height:
+        raise ValueError(f"a picture is {image.width}x{image.height}, but training pictures are square crops")
+    return image.convert("RGB")
+
+
+def _to_pixel_values(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """(V, 3, S, S) in [-1, 1] of uint8 pictures (S, S, 3)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def _cached(latents: np.ndarray, indices: Sequence[int], sample: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Latents (V, C, h, w) of pictures as the sample shows them, mirrored or not."""
+    orientation = int(sample["flipped"])
+    return torch.from_numpy(np.stack([latents[index, orientation] for index in indices]).astype(np.float32))

@@ -1,0 +1,16 @@
+"""Validation pictures: tensors to images, and their PSNR."""
+
+import torch
+from PIL import Image
+
+
+def to_images(pixel_values: torch.Tensor) -> list[Image.Image]:
+    """PIL images of (N, 3, S, S) in [-1, 1]; values beyond are clipped."""
+    scaled = ((pixel_values.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return [Image.fromarray(picture) for picture in scaled.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def psnr(pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB of each picture (N,), of (N, 3, S, S) in [-1, 1]; values beyond are clipped."""
+    error = (pixel_values.float().clamp(-1, 1) - target.float()).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp(min=1e-12))

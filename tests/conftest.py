@@ -1,0 +1,109 @@
+"""Small models made in the test process, and the project's own data where it is present."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
+
+ROOT = Path(__file__).parents[1]
+HEADS = ROOT.parent / "shared/data/heads-v1"
+needs_heads = pytest.mark.skipif(not HEADS.is_dir(), reason=f"{HEADS} is not there")
+
+WIDTH = 12  # of the features
+SIDE = 64  # of the pictures
+LATENT_SHAPE = (4, 8, 8)
+
+
+def tiny_encoder(**kwargs) -> TimeAwareImageEncoder:
+    config = {
+        "sample_size": SIDE,
+        "patch_size": 2,
+        "block_out_channels": (8, 16, 16),
+        "layers_per_block": 1,
+        "out_channels": WIDTH,
+        "norm_num_groups": 4,
+        "time_embed_channels": 16,
+    }
+    return TimeAwareImageEncoder(**(config | kwargs))
+
+
+def tiny_view_transformer(**kwargs) -> ViewTransformer3D:
+    config = {
+        "in_channels": WIDTH,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "volume_size": 4,
+        "depth": 3,
+        "num_aggregator_layers": 1,
+        "time_embed_channels": 16,
+    }
+    model = ViewTransformer3D(**(config | kwargs))
+    # A new model ignores time and camera until it trains: give both an effect.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and not module.weight.any():
+            torch.nn.init.normal_(module.weight, std=0.1)
+    return model
+
+
+def tiny_unet(**kwargs) -> UNet2DConditionModel:
+    config = {
+        "sample_size": LATENT_SHAPE[1],
+        "in_channels": LATENT_SHAPE[0],
+        "out_channels": LATENT_SHAPE[0],
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+        "use_linear_projection": True,
+    }
+    return UNet2DConditionModel(**(config | kwargs))
+
+
+def tiny_vae(**kwargs) -> AutoencoderKL:
+    config = {
+        "latent_channels": LATENT_SHAPE[0],
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "norm_num_groups": 4,
+        "sample_size": SIDE,
+    }
+    return AutoencoderKL(**(config | kwargs))
+
+
+def tiny_scheduler(**kwargs) -> DDIMScheduler:
+    config = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    return DDIMScheduler(**(config | kwargs))
+
+
+def tiny_pipeline(seed: int = 0, view_transformer: bool = True, **encoder_kwargs) -> NVBFacePipeline:
+    """A pipeline of random weights, the same for the same seed, in eval mode as a loaded one is."""
+    torch.manual_seed(seed)
+    pipe = NVBFacePipeline(
+        image_encoder=tiny_encoder(**encoder_kwargs).eval(),
+        unet=tiny_unet().eval(),
+        vae=tiny_vae().eval(),
+        scheduler=tiny_scheduler(),
+        view_transformer=tiny_view_transformer().eval() if view_transformer else None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe() -> NVBFacePipeline:
+    return tiny_pipeline()

@@ -124,8 +124,9 @@ class HubServer:
 
     def environment(self, home: Path) -> dict[str, str]:
         """The environment of a client process: everything of it goes to this server and is cached under `home`."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
         return {
-            **os.environ,
+            **inherited,
             "HF_ENDPOINT": self.endpoint,
             "HF_TOKEN": TOKEN,
             "HF_HOME": str(home),

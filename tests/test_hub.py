@@ -65,14 +65,17 @@ report["again"] = [api.model_info("me/face", revision=revision).sha for revision
 publish(saved, "me/face")
 report["unchanged"] = [api.model_info("me/face", revision=revision).sha for revision in ("main", "remote-code")]
 publish(saved, "me/no-card", private=True)
+restorer = NVBFacePipeline(**{**saved.components, "view_transformer": None})
+publish(restorer, "me/pushed")
+publish(restorer, "me/restorer")
 
 # What is refused.
 api.create_repo("me/pickle")
 api.upload_folder(repo_id="me/pickle", folder_path=work / "pickle")
 report["pickle"] = refusal(lambda: NVBFacePipeline.from_pretrained("me/pickle"))
-remote = dict(revision="remote-code", trust_remote_code=True)
-report["remote pipeline"] = refusal(lambda: publish(DiffusionPipeline.from_pretrained("me/face", **remote), "me/b"))
-report["remote parts"] = refusal(lambda: publish(NVBFacePipeline.from_pretrained("me/face", **remote), "me/b"))
+remote = DiffusionPipeline.from_pretrained("me/face", revision="remote-code", trust_remote_code=True)
+report["remote pipeline"] = refusal(lambda: publish(remote, "me/refused"))
+report["remote parts"] = refusal(lambda: publish(NVBFacePipeline(**remote.components), "me/refused"))
 """
 
 LOAD_REMOTE_CODE = """
@@ -186,13 +189,22 @@ def test_publishing_again_changes_nothing(hub, published):
     assert len(hub.repositories["me/face"].commits) == 1 + 2 + 4 + 1  # first, published, strangers' files, again
 
 
+def test_component_that_is_gone_is_removed(hub, published):
+    """Assert that a step 1 pipeline, published over one with a view transformer, leaves none of its files."""
+    for revision in ("main", "remote-code"):
+        folders = {path.split("/")[0] for path in hub.files("me/pushed", revision) if "/" in path}
+        assert folders == {"image_encoder", "unet", "vae", "scheduler"}
+
+
 def test_card_is_kept_or_written(hub, published):
-    """Assert that our card survives `push_to_hub` and publishing without one, and that a repository without gets one."""
+    """Assert that our card survives `push_to_hub` and publishing without one, and that one is written where none is."""
     for repo_id, revision in (("me/face", "main"), ("me/face", "remote-code"), ("me/pushed", "main")):
         assert hub.files(repo_id, revision)["README.md"].decode() == CARD
     written = hub.files("me/no-card")["README.md"].decode()
     assert written.startswith("---\nlibrary_name: diffusers\n")
     assert 'from_pretrained("me/no-card")' in written
+    assert 'views = pipe("face.png", cameras=' in written
+    assert "cameras=" not in hub.files("me/restorer")["README.md"].decode()
     parameters = sum(parameter.numel() for parameter in tiny_pipeline().unet.parameters())
     assert f"| `unet` | `UNet2DConditionModel` | {parameters / 1e6:.1f} M |" in written
     assert hub.repositories["me/no-card"].private
@@ -230,7 +242,7 @@ def test_refused_in_one_line(hub, published, name, words):
     message = published.report[name]
     assert words in message
     assert "\n" not in message
-    assert "me/b" not in hub.repositories
+    assert "me/refused" not in hub.repositories
 
 
 def test_live_adapter_is_refused(tmp_path):

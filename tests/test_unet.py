@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers import UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.unet import (
     ATTN2_FILE,
     FUSED_KEY,
@@ -426,6 +426,19 @@ def test_live_adapter_is_refused():
     refuse_live_adapter(other)
 
 
+def test_pipeline_with_a_live_adapter_is_not_saved(trained, pipe, tmp_path):
+    """Assert that a pipeline writes nothing while an adapter is live, and saves and loads the fused UNet bit-exact."""
+    pipe.register_modules(unet=trained)
+    with pytest.raises(ValueError, match="fuse"):
+        pipe.save_pretrained(tmp_path / "pipe")
+    assert not (tmp_path / "pipe").exists()
+    pipe.register_modules(unet=fuse_adapter(trained))
+    pipe.save_pretrained(tmp_path / "pipe")
+    again = NVBFacePipeline.from_pretrained(tmp_path / "pipe")
+    assert torch.equal(predict(again.unet), predict(pipe.unet))
+    assert again.unet.config[FUSED_KEY] == pipe.unet.config[FUSED_KEY]
+
+
 def test_calls_in_the_wrong_state(tmp_path):
     """Assert that saving or fusing nothing, adding twice, fusing beside other LoRAs, and zero sizes are refused."""
     unet = make_unet()
@@ -497,29 +510,18 @@ def test_files_that_are_none_of_ours(trained, tmp_path):
 # Further LoRAs, by diffusers' own means
 
 
-class LoraPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
-    """The least pipeline that diffusers' LoRA loader accepts."""
-
-    _lora_loadable_modules = ("unet",)
-    text_encoder = None
-
-    def __init__(self, unet):
-        super().__init__()
-        self.register_modules(unet=unet)
-
-
 def write_few_step_lora(folder, config=TINY_21_CONFIG):
     """A published-style LoRA on attention and convolutions of `config`, as diffusers' pipelines save it."""
     unet = make_unet(config)
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v", "conv1"], init_lora_weights=False), "few_steps")
     state = get_peft_model_state_dict(unet, adapter_name="few_steps")
-    LoraPipeline.save_lora_weights(folder, unet_lora_layers=state)
+    NVBFacePipeline.save_lora_weights(folder, unet_lora_layers=state)
 
 
-def test_further_lora_on_a_fused_release(trained, tmp_path, diffusers_warnings):
+def test_further_lora_on_a_fused_release(trained, pipe, tmp_path, diffusers_warnings):
     """Assert that a further LoRA loads, changes the output, unloads bit-exact, and fuses, without loss or warning."""
     write_few_step_lora(tmp_path)
-    pipe = LoraPipeline(fuse_adapter(trained))
+    pipe.register_modules(unet=fuse_adapter(trained))
     # Loading freezes the weights, and torch multiplies by a frozen weight in another way than by one that could train.
     pipe.unet.requires_grad_(False)
     plain = predict(pipe.unet)

@@ -336,7 +336,10 @@ def build_set(args: argparse.Namespace) -> tuple[list[tuple[Picture, Box, Record
                 "timestep": picture.timestep,
                 "serial": picture.serial,
             }
-            check_record(record)
+            try:
+                check_record(record)
+            except ValueError as error:
+                raise ValueError(f"camera {picture.serial} of subject {moment[0]}: {error}") from None
             cuts.append((picture, box, record))
     return cuts, similarities
 

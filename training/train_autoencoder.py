@@ -33,7 +33,7 @@ from nvb_diffusers.training.checkpoints import (
     save_checkpoint,
     write_folder,
 )
-from nvb_diffusers.training.data import FaceDataset, SampleTransform
+from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch
 from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.sampling import KeySampler, draw_noise
 
@@ -159,7 +159,6 @@ def train(args: argparse.Namespace) -> None:
     # 5. Data
     transform = SampleTransform(args.resolution, (), seed=args.seed)
     dataset = FaceDataset(args.data_dir, "train", transform)
-    held_out = FaceDataset(args.data_dir, "validation", transform)
     samples_per_step = args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
     dataloader = DataLoader(
         dataset,
@@ -173,9 +172,8 @@ def train(args: argparse.Namespace) -> None:
     model, optimizer, dataloader, scheduler = accelerator.prepare(NoisyAutoencoder(vae), optimizer, dataloader, scheduler)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
-    stride = max(1, len(held_out) // args.num_validation_images)
-    held_out_pixels = torch.stack([held_out[i]["pixel_values"] for i in range(0, len(held_out), stride)])
-    held_out_pixels = held_out_pixels.to(accelerator.device)
+    held_out = held_out_batch(FaceDataset(args.data_dir, "validation", transform), args.num_validation_images)
+    held_out_pixels = held_out["pixel_values"].to(accelerator.device)
 
     # 6. Resume
     if resume_from:

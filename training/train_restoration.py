@@ -13,13 +13,14 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import DDIMScheduler, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
@@ -38,16 +39,14 @@ from nvb_diffusers.training.checkpoints import (
     save_only_trainable,
     write_folder,
 )
-from nvb_diffusers.training.data import FaceDataset, SampleTransform
+from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch, split_batch
 from nvb_diffusers.training.degradation import PRESETS
-from nvb_diffusers.training.latents import cache_latents, encode_latents
+from nvb_diffusers.training.latents import cache_latents, with_latents
 from nvb_diffusers.training.losses import diffusion_loss, diffusion_target
 from nvb_diffusers.training.optimizer import adamw
 from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.sampling import KeySampler, draw_dropped, draw_noise, draw_timesteps
 from nvb_diffusers.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
-
-HELD_OUT_KEY = 1 << 40  # keys of validation samples: the same in every run, and none of training
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -132,7 +131,7 @@ def validate(
     null_features = pipeline.image_encoder.null_features(1)
     losses = [
         compute_loss(pipeline.image_encoder, pipeline.unet, scheduler, part, null_features, args).item()
-        for part in _split(held_out, args.train_batch_size)
+        for part in split_batch(held_out, args.train_batch_size)
     ]
     noise = draw_noise(held_out["key"], held_out["latents"].shape[1:], args.seed)[:, None]  # (N, 1, C, h, w)
     restored = torch.cat(
@@ -223,7 +222,11 @@ def train(args: argparse.Namespace) -> None:
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     save_only_trainable(accelerator)
-    held_out = _held_out_samples(args, vae, accelerator.device) if accelerator.is_main_process else {}
+    held_out = held_out_batch(
+        FaceDataset(args.data_dir, "validation", replace(transform, flip=False, crop_jitter=0.0)),
+        args.num_validation_images,
+    )
+    held_out = with_latents({name: value.to(accelerator.device) for name, value in held_out.items()}, vae)
 
     def make_pipeline(plain_unet: UNet2DConditionModel) -> NVBFacePipeline:
         encoder = accelerator.unwrap_model(image_encoder)
@@ -243,7 +246,7 @@ def train(args: argparse.Namespace) -> None:
         if args.max_train_seconds and time.monotonic() - start_time > args.max_train_seconds:
             break
         for _ in range(args.gradient_accumulation_steps):
-            batch = _with_latents(next(batches), vae)
+            batch = with_latents(next(batches), vae)
             with accelerator.accumulate(image_encoder, unet):
                 null_features = accelerator.unwrap_model(image_encoder).null_features(1)
                 loss = compute_loss(image_encoder, unet, scheduler, batch, null_features, args)
@@ -287,30 +290,6 @@ def train(args: argparse.Namespace) -> None:
         if args.push_to_hub:
             publish(pipeline, args.push_to_hub)
     accelerator.end_training()
-
-
-def _with_latents(batch: dict[str, torch.Tensor], vae: ModelMixin) -> dict[str, torch.Tensor]:
-    if "latents" in batch:
-        return batch
-    with torch.no_grad():
-        return {**batch, "latents": encode_latents(vae, batch["pixel_values"]).float()}
-
-
-def _held_out_samples(args: argparse.Namespace, vae: ModelMixin, device: torch.device) -> dict[str, torch.Tensor]:
-    """Validation samples evenly taken from the split, the same in every run."""
-    transform = SampleTransform(args.resolution, args.degradation, seed=args.seed, flip=False)
-    dataset = FaceDataset(args.data_dir, "validation", transform)
-    stride = max(1, len(dataset) // args.num_validation_images)
-    first = HELD_OUT_KEY // len(dataset) * len(dataset)  # a multiple of the length: keys still name the pictures
-    samples = [dataset[first + index] for index in range(0, len(dataset), stride)][: args.num_validation_images]
-    batch = {name: torch.stack([sample[name] for sample in samples]).to(device) for name in samples[0]}
-    latents = torch.cat([_with_latents(part, vae)["latents"] for part in _split(batch, 16)])
-    return {**batch, "latents": latents}
-
-
-def _split(batch: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
-    parts = {name: value.split(size) for name, value in batch.items()}
-    return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -171,6 +171,13 @@ def average_cameras(camera_params: torch.Tensor) -> torch.Tensor:
     return join_camera(rigid_transform(rotation, cam2world[..., :3, 3]), intrinsics)
 
 
+def angle_between_cameras(camera_params: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Angle (...) in degrees of the turn between the orientations of two cameras (..., 25)."""
+    rotation, other_rotation = (split_camera(params)[0][..., :3, :3] for params in (camera_params, other))
+    distance = torch.linalg.matrix_norm(rotation - other_rotation)  # Frobenius: sqrt 8 sin(angle / 2)
+    return torch.rad2deg(2 * torch.asin((distance / 8**0.5).clamp(max=1)))
+
+
 def frustum_points(
     camera_params: torch.Tensor, height: int, width: int, depth: int, near: float, far: float
 ) -> torch.Tensor:

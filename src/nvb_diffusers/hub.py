@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,8 +34,8 @@ tags:
 ---
 # {name}
 
-An NVB-Face pipeline: a degraded photo of a face goes in, sharp views of that face at any camera come out. This card
-lists what the files hold; what the weights were trained on and how good they are is not said yet.
+An NVB-Face pipeline: a degraded photo of a face goes in, {output}. This card lists what the files hold; what the
+weights were trained on and how good they are is not said yet.
 
 | component | class | parameters |
 |---|---|---|
@@ -46,7 +47,7 @@ With the package `nvb_diffusers` installed:
 from nvb_diffusers import NVBFacePipeline
 
 pipe = NVBFacePipeline.from_pretrained("{repo_id}")
-views = pipe("face.png", cameras=[(-30, 0), (0, 0), (30, 0)]).images  # (yaw, pitch) in degrees
+{call}
 ```
 
 With diffusers alone, after reading the code of the branch `{branch}`:
@@ -84,6 +85,10 @@ def publish(
 
     Returns:
         The address of the repository.
+
+    Raises:
+        ValueError: the pipeline or a component is not of the installed package or diffusers, the UNet is not plain, or
+            the card is no card. Nothing is sent then.
     """
     _check_publishable(pipeline)
     card = _read_card(model_card)
@@ -93,18 +98,18 @@ def publish(
         pipeline.save_pretrained(folder)
         card = card or _published_card(repo_id, token) or _default_card(pipeline, repo_id)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
-        for branch in ("main", REMOTE_CODE_BRANCH):
-            if branch == REMOTE_CODE_BRANCH:
-                create_branch(repo_id, branch=branch, token=token, exist_ok=True)
-                _add_code(pipeline, Path(folder))
-            upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=branch,
-                token=token,
-                commit_message=commit_message,
-                delete_patterns=["*.py", *(f"{name}/*" for name in pipeline.components)],
-            )
+        upload = partial(
+            upload_folder,
+            repo_id=repo_id,
+            folder_path=folder,
+            token=token,
+            commit_message=commit_message,
+            delete_patterns=["*.py", *(f"{name}/*" for name in pipeline.components)],
+        )
+        upload(revision="main")
+        create_branch(repo_id, branch=REMOTE_CODE_BRANCH, token=token, exist_ok=True)
+        _add_code(pipeline, Path(folder))
+        upload(revision=REMOTE_CODE_BRANCH)
     return str(repository)
 
 
@@ -114,6 +119,9 @@ def export_remote_code(pipeline: NVBFacePipeline, folder: str | Path) -> None:
     Args:
         pipeline: from the installed package, without a live adapter.
         folder: `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads it.
+
+    Raises:
+        ValueError: as `publish`. Nothing is written then.
     """
     _check_publishable(pipeline)
     pipeline.save_pretrained(folder)
@@ -131,7 +139,7 @@ def _check_publishable(pipeline: NVBFacePipeline) -> None:
         if component is not None and type(component).__module__.split(".")[0] not in (PACKAGE, "diffusers"):
             raise ValueError(
                 f"`{name}` is a {_full_name(component)}, but only classes of diffusers and {PACKAGE} are published: "
-                "load the pipeline again without trust_remote_code, or build it from those classes."
+                "load it again without trust_remote_code, or build the pipeline from those classes."
             )
     refuse_live_adapter(pipeline.unet)
 
@@ -168,8 +176,18 @@ def _default_card(pipeline: NVBFacePipeline, repo_id: str) -> str:
         for name, model in pipeline.components.items()
         if isinstance(model, ModelMixin)
     ]
-    name = repo_id.split("/")[-1]
-    return CARD.format(name=name, repo_id=repo_id, branch=REMOTE_CODE_BRANCH, components="\n".join(rows))
+    output, call = "the same view comes out, restored", 'restored = pipe.restore("face.png").images[0]'
+    if pipeline.view_transformer is not None:
+        output = "sharp views of that face at any camera come out"
+        call = 'views = pipe("face.png", cameras=[(-30, 0), (0, 0), (30, 0)]).images  # (yaw, pitch) in degrees'
+    return CARD.format(
+        name=repo_id.split("/")[-1],
+        repo_id=repo_id,
+        branch=REMOTE_CODE_BRANCH,
+        components="\n".join(rows),
+        output=output,
+        call=call,
+    )
 
 
 def _add_code(pipeline: NVBFacePipeline, folder: Path) -> None:

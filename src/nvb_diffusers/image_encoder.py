@@ -160,7 +160,7 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
         # 4. Learned feature maps
         shape = (1, out_channels, FEATURE_SIZE, FEATURE_SIZE)
         # It starts as large as the features of a new encoder, so that attention can tell places apart at once.
-        self.position_embedding = nn.Parameter(0.3 * torch.randn(shape)) if position_embedding else None
+        self.place_embedding = nn.Parameter(0.3 * torch.randn(shape)) if position_embedding else None
         self.null_embedding = nn.Parameter(torch.zeros(shape)) if learned_null else None
 
     def forward(
@@ -191,8 +191,8 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
             hidden_states = self._run(layers, hidden_states, temb)
         hidden_states = self._run(self.mid_block, hidden_states, temb)  # (B, width, 8, 8)
         features = self.conv_out(F.silu(self.norm_out(hidden_states)))  # (B, C, 8, 8)
-        if self.position_embedding is not None:
-            features = features + self.position_embedding
+        if self.place_embedding is not None:
+            features = features + self.place_embedding
         return TimeAwareImageEncoderOutput(sample=features) if return_dict else (features,)
 
     def null_features(self, batch_size: int) -> torch.Tensor:

@@ -109,6 +109,14 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             )
         super().save_pretrained(save_directory, **kwargs)
 
+    def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> None:
+        """Load a further LoRA into the UNet, from safetensors; see `StableDiffusionLoraLoaderMixin.load_lora_weights`."""
+        super().load_lora_weights(pretrained_model_name_or_path_or_dict, **{"use_safetensors": True, **kwargs})
+
+    @classmethod
+    def load_lora_into_text_encoder(cls, *args: Any, **kwargs: Any) -> None:
+        """Nothing: there is no text encoder."""
+
     def check_inputs(
         self,
         cameras: torch.Tensor | None,

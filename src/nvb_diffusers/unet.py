@@ -220,7 +220,7 @@ def _digest(state: dict[str, torch.Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(state):
         sha.update(name.encode())
-        sha.update(state[name].cpu().contiguous().view(torch.uint8).numpy().data)
+        sha.update(state[name].cpu().flatten().contiguous().view(torch.uint8).numpy().data)
     return sha.hexdigest()[:16]
 
 

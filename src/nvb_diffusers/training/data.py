@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from nvb_diffusers.camera import mirror_camera
 from nvb_diffusers.training.degradation import apply, draw_degradation
 from nvb_diffusers.training.format import read_records
+from nvb_diffusers.training.sampling import HELD_OUT_KEY
 
 FLIP_PROBABILITY = 0.5
 
@@ -192,6 +193,20 @@ class MultiViewFaceDataset(_CachedLatents, Dataset):
         if self.latents is not None:
             sample["latents"] = _cached(self.latents, chosen, sample)
         return sample
+
+
+def held_out_batch(dataset: FaceDataset | MultiViewFaceDataset, count: int) -> dict[str, torch.Tensor]:
+    """Up to `count` samples evenly taken from the data set, stacked (N, ...), the same in every run."""
+    first = HELD_OUT_KEY // len(dataset) * len(dataset)  # a multiple of the length, so that keys still name the samples
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+    samples = [dataset[first + int(index)] for index in indices]
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def split_batch(batch: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
+    """The batch (N, ...) in parts of at most `size` samples."""
+    parts = {name: value.split(size) for name, value in batch.items()}
+    return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
 
 
 def _record(records: datasets.Dataset, index: int) -> dict[str, Any]:

@@ -25,6 +25,16 @@ def encode_latents(vae: ModelMixin, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def with_latents(batch: dict[str, torch.Tensor], vae: ModelMixin) -> dict[str, torch.Tensor]:
+    """The batch with `latents` (..., C, h, w) in float32 of its `pixel_values` (..., 3, S, S), unless it has them."""
+    if "latents" in batch:
+        return batch
+    pixel_values = batch["pixel_values"]
+    latents = encode_latents(vae, pixel_values.flatten(0, -4)).float()
+    return {**batch, "latents": latents.unflatten(0, pixel_values.shape[:-3])}
+
+
+@torch.no_grad()
 def cache_latents(
     vae: ModelMixin, records: datasets.Dataset, resolution: int, path: str | Path, batch_size: int = 64
 ) -> np.ndarray:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+HELD_OUT_KEY = 1 << 40  # about where the keys of validation samples begin: none of training's, the same in every run
+
 
 class KeySampler(Sampler[int]):
     """Endless keys 0, 1, 2, ... in which each stretch of `length` keys is a new permutation of the data set.

@@ -1,0 +1,399 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nvb_diffusers.camera import (
+    camera_from_angles,
+    check_camera_params,
+    frustum_points,
+    orbit_cameras,
+    project_points,
+    sample_volume,
+    split_camera,
+    voxel_centres,
+)
+from nvb_diffusers.view_transformer import (
+    FOCAL_REACH,
+    LOOK_AT_REACH,
+    RADIUS_REACH,
+    AggregatorBlock,
+    Attention,
+    ModLN,
+    ViewTransformer3D,
+    VolumeBlock,
+    rotation_from_6d,
+)
+
+SMALL = {
+    "in_channels": 10,
+    "hidden_size": 24,
+    "num_layers": 2,
+    "num_heads": 3,
+    "volume_size": (3, 4, 5),
+    "depth": 6,
+    "num_aggregator_layers": 2,
+    "feature_size": 7,
+    "aggregator_hidden_size": 16,
+    "time_embed_channels": 12,
+}
+
+
+def small_transformer(trained=True, **changes):
+    """A small model; a trained one has no zeros left in the layers that start at zero."""
+    torch.manual_seed(0)
+    model = ViewTransformer3D(**{**SMALL, **changes}).eval()
+    if trained:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear) and not module.weight.any():
+                torch.nn.init.normal_(module.weight, std=0.2)
+    return model
+
+
+def source_features(count=2, seed=1):
+    return torch.randn(count, 10, 7, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def target_cameras(yaws=(-40.0, 5.0, 33.0), count=2):
+    return torch.stack([camera_from_angles(torch.tensor(yaws), pitch) for pitch in (6.0, -9.0, 14.0)[:count]])
+
+
+def share_seen(cameras, half_extent, near, far):
+    """The share of 8x8x8 voxel centres in each camera's frustum (V,)."""
+    u, v, z = project_points(voxel_centres(8, half_extent).flatten(0, 2), cameras).unbind(-1)
+    seen = (u >= 0) & (u <= 1) & (v >= 0) & (v <= 1) & (z >= near) & (z <= far)
+    return seen.float().mean(dim=-1)
+
+
+def test_shapes_at_pairwise_different_sizes():
+    """Assert features for every view and a camera for every picture, as output and as tuple."""
+    model = small_transformer()
+    with torch.no_grad():
+        output = model(source_features(), torch.tensor([3, 700]), target_cameras())
+        features, cameras = model(source_features(), torch.tensor([3, 700]), target_cameras(), return_dict=False)
+    assert output.features.shape == (2, 3, 10, 7, 7)
+    assert output.source_cameras.shape == (2, 25)
+    assert torch.equal(features, output.features)
+    assert torch.equal(cameras, output.source_cameras)
+    assert model.build_volume(source_features(), 3, cameras).shape == (2, 16, 3, 4, 5)
+
+
+def test_paper_size_fits_the_paper():
+    """Assert the default's volume of 8x8x8x1024, its features of 8x8x1024 and its parameter count, without weights."""
+    with torch.device("meta"):
+        model = ViewTransformer3D()
+        features, cameras = torch.empty(2, 1024, 8, 8), torch.empty(2, 3, 25)
+        volume = model.build_volume(features, torch.empty(2), cameras[:, 0])
+        assert volume.shape == (2, 1024, 8, 8, 8)
+        assert model.project(volume, cameras).shape == (2, 3, 1024, 8, 8)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 325_773_325
+
+
+def test_default_frustum_sees_most_voxels():
+    """Assert the shares that the docstring states, and that rays of all views cross the cube."""
+    config = ViewTransformer3D(**SMALL).config
+    cube, near, far = config.half_extent, config.near, config.far
+    orbit = orbit_cameras(9, (-45, 45))
+    corners = camera_from_angles(torch.tensor([-60.0, -60.0, 60.0, 60.0]), torch.tensor([-20.0, 20.0, -20.0, 20.0]))
+    frontal = camera_from_angles(0, 0)
+    assert share_seen(frontal, cube, near, far) == 1
+    assert share_seen(frontal, 0.5, near, far).item() == pytest.approx(0.41, abs=0.005)
+    assert share_seen(orbit, cube, near, far).mean().item() == pytest.approx(0.93, abs=0.005)
+    assert share_seen(orbit, cube, near, far).min().item() == pytest.approx(0.895, abs=0.005)
+    assert share_seen(corners, cube, near, far).min().item() > 0.85
+    inside = (frustum_points(torch.cat([orbit, corners]), 8, 8, 12, near, far).abs() <= cube).all(dim=-1)
+    assert inside.any(dim=1).all()
+    assert inside.float().mean().item() == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_volume_does_not_depend_on_target_cameras():
+    """Assert that one volume, built once, serves any target cameras and any number of views."""
+    model = small_transformer()
+    volumes = []
+    project = model.project
+    model.project = lambda volume, cameras: (volumes.append(volume), project(volume, cameras))[1]
+    with torch.no_grad():
+        model(source_features(), 5, target_cameras((0.0,)))
+        model(source_features(), 5, target_cameras((-80.0, 12.0, 60.0, 3.0)))
+    assert len(volumes) == 2
+    assert torch.equal(volumes[0], volumes[1])
+
+
+def test_a_moved_camera_moves_the_features():
+    """Assert that what stands at one side of the volume shows at that side of the view, and the other from behind."""
+    model = small_transformer(num_aggregator_layers=0, volume_size=8)
+    empty = torch.zeros(1, 16, 8, 8, 8)
+    volume = empty.clone()
+    volume[:, :, 4, 6, 6] = torch.randn(16)  # x and y at +0.2, z at 0.04
+    cameras = camera_from_angles(torch.tensor([0.0, 180.0, 12.0]), 0)[None]
+    with torch.no_grad():
+        change = (model.project(volume, cameras) - model.project(empty, cameras)).abs().sum(dim=2)[0]  # (V, H, W)
+    front, back, turned = change
+    assert front[:3, 4:].sum() > 0
+    assert front[:, :4].sum() == 0
+    assert front[3:].sum() == 0
+    torch.testing.assert_close(back.flip(-1) > 0, front > 0)
+    assert not torch.allclose(turned, front, atol=1e-4)
+
+
+def test_views_are_independent():
+    """Assert that permuting views permutes features, and that a view alone is the view among others."""
+    model = small_transformer()
+    with torch.no_grad():
+        volume = model.build_volume(source_features(), 5, target_cameras()[:, 0])
+        features = model.project(volume, target_cameras())
+        permuted = model.project(volume, target_cameras()[:, [2, 0, 1]])
+        single = model.project(volume, target_cameras()[:, 1:2])
+    torch.testing.assert_close(permuted, features[:, [2, 0, 1]])
+    torch.testing.assert_close(single, features[:, 1:2])
+    assert not torch.allclose(features[:, 0], features[:, 1], atol=1e-3)
+
+
+def test_pictures_are_independent():
+    """Assert that a batch of pictures, time steps and cameras equals single calls."""
+    model = small_transformer()
+    timesteps = torch.tensor([20, 800])
+    with torch.no_grad():
+        batch = model(source_features(), timesteps, target_cameras()).features
+        for i in range(2):
+            single = model(source_features()[i : i + 1], timesteps[i], target_cameras()[i : i + 1]).features
+            torch.testing.assert_close(single[0], batch[i], atol=1e-5, rtol=1e-4)
+
+
+def test_voxel_centres_give_back_the_volume_queries():
+    """Assert that query i becomes the voxel whose centre is voxel_centres[i]: without blocks, sampling returns it."""
+    model = small_transformer(num_layers=0)
+    with torch.no_grad():
+        volume = model.build_volume(source_features(1), 5, target_cameras()[:1, 0])
+        samples = sample_volume(volume, voxel_centres((3, 4, 5), 0.32)[None], 0.32)  # (1, 16, 3, 4, 5)
+        expected = model.proj_volume(model.norm_volume(model.volume_queries))  # (60, 16)
+    torch.testing.assert_close(samples[0].flatten(1).mT, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_volume_depends_on_features_camera_and_time():
+    """Assert that each argument of Eq. 3 changes the volume."""
+    model = small_transformer()
+    features, cameras = source_features(), target_cameras()
+    with torch.no_grad():
+        volume = model.build_volume(features, 5, cameras[:, 0])
+        for arguments in (
+            (source_features(seed=2), 5, cameras[:, 0]),
+            (features, 600, cameras[:, 0]),
+            (features, 5, cameras[:, 1]),
+        ):
+            assert (model.build_volume(*arguments) - volume).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
+
+
+def test_places_in_the_source_are_told_apart():
+    """Assert that moving the source features changes the volume, as attention without positions could not see."""
+    model = small_transformer()
+    with torch.no_grad():
+        volume = model.build_volume(source_features(), 5, target_cameras()[:, 0])
+        rolled = model.build_volume(source_features().roll(2, dims=-1), 5, target_cameras()[:, 0])
+    assert (rolled - volume).abs().max() > 1e-2
+
+
+def test_modln_is_the_equation():
+    """Assert Eq. 4 by hand, and that a new ModLN is a plain layer norm whatever the camera."""
+    torch.manual_seed(0)
+    norm, tokens, camera, temb = ModLN(6), torch.randn(2, 5, 6), torch.randn(2, 6), torch.randn(2, 6)
+    normalised = F.layer_norm(tokens, (6,))
+    torch.testing.assert_close(norm(tokens, camera, torch.zeros(2, 6)), normalised)
+    torch.nn.init.normal_(norm.modulation.weight)
+    gamma, beta = (F.silu(camera) @ norm.modulation.weight.mT).chunk(2, dim=-1)
+    expected = normalised * (1 + gamma[:, None]) + beta[:, None] + temb[:, None]
+    torch.testing.assert_close(norm(tokens, camera, temb), expected)
+
+
+def test_new_model_ignores_camera_and_time():
+    """Assert that modulation and time start at zero, so that training begins from plain layer norms."""
+    model = small_transformer(trained=False)
+    with torch.no_grad():
+        volume = model.build_volume(source_features(), 5, target_cameras()[:, 0])
+        assert torch.equal(model.build_volume(source_features(), 900, target_cameras()[:, 1]), volume)
+
+
+def test_attention_is_the_same_in_both_forms():
+    """Assert that bfloat16 on the CPU, which has a form of its own, gives what float32 gives, across and within."""
+    torch.manual_seed(0)
+    attention, tokens, context = Attention(12, 3), torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    with torch.no_grad():
+        expected = attention(tokens, context), attention(tokens)
+        attention, tokens, context = attention.bfloat16(), tokens.bfloat16(), context.bfloat16()
+        for actual, exact in zip((attention(tokens, context), attention(tokens)), expected, strict=True):
+            torch.testing.assert_close(actual.float(), exact, atol=0.02, rtol=0)
+
+
+def test_aggregator_attends_across_depth_and_image_of_one_view():
+    """Assert that a change at one sample reaches the other depths of its ray, then its whole view, and no other."""
+    torch.manual_seed(0)
+    block, tokens = AggregatorBlock(8, 2, mlp_ratio=2), torch.randn(2, 3, 5, 8)
+    changed = tokens.clone()
+    changed[0, 1, 2] += torch.randn(8)
+    with torch.no_grad():
+        torch.nn.init.zeros_(block.spatial_attention.to_out.weight)
+        across_depth = (block(changed) - block(tokens)).abs().sum(dim=-1) > 0
+        torch.nn.init.normal_(block.spatial_attention.to_out.weight)
+        everywhere = (block(changed) - block(tokens)).abs().sum(dim=-1) > 0
+    assert across_depth[0, :, 2].all()
+    assert across_depth.sum() == 3
+    assert everywhere[0].all()
+    assert not everywhere[1].any()
+
+
+def test_predicted_camera_starts_frontal_and_learns():
+    """Assert a new predictor within 10 degrees and 5 % of the frontal camera, and a gradient to all its weights."""
+    model = small_transformer(trained=False)
+    cameras = model.predict_camera(source_features(2))
+    rotation, frontal = split_camera(cameras)[0][:, :3, :3], split_camera(camera_from_angles(0, 0))[0][:3, :3]
+    assert (rotation - frontal).abs().max() < 0.17
+    assert cameras[:, 11].tolist() == pytest.approx([2.7, 2.7], rel=0.05)
+    assert cameras[:, 16].tolist() == pytest.approx([4.2647, 4.2647], rel=0.05)
+    (cameras - target_cameras()[:, 0]).square().mean().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.camera_predictor.parameters())
+    assert not torch.equal(cameras[0], cameras[1])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 100.0, 3e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_predicted_cameras_are_valid_whatever_the_features(scale, dtype):
+    """Assert orthonormal rotations to 1e-5 and bounded numbers, for noise of any size and for wild weights."""
+    model = small_transformer()
+    torch.nn.init.normal_(model.camera_predictor.linear2.weight, std=20)
+    features = (source_features(count=40) / 5).clamp(-1, 1) * scale
+    with torch.no_grad():
+        cameras = model.to(dtype).predict_camera(features.to(dtype))
+    assert cameras.dtype == torch.float32
+    check_camera_params(cameras)
+    cam2world, intrinsics = split_camera(cameras)
+    rotation = cam2world[:, :3, :3]
+    torch.testing.assert_close(rotation.mT @ rotation, torch.eye(3).expand(40, 3, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(40), atol=1e-5, rtol=0)
+    distance = cam2world[:, :3, 3].norm(dim=-1)
+    assert (distance - 2.7).abs().max() <= 2.7 * RADIUS_REACH + 3**0.5 * LOOK_AT_REACH + 1e-5
+    assert (intrinsics[:, 0, 0] / 4.2647 - 1).abs().max() <= FOCAL_REACH + 1e-5
+    assert (intrinsics[:, :2, 2] - 0.5).abs().max() <= 0.25
+
+
+def test_rotation_from_6d_keeps_rotations_and_repairs_the_rest():
+    """Assert that a rotation's own columns give it back, and that zero, parallel, tiny and huge vectors give some."""
+    rotation = split_camera(camera_from_angles(torch.tensor([25.0, -130.0]), -40, 70))[0][:, :3, :3]
+    columns = rotation[..., :2].mT.flatten(1)
+    torch.testing.assert_close(rotation_from_6d(columns), rotation)
+    torch.testing.assert_close(rotation_from_6d(columns * 1e25), rotation)
+    odd = [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 2, 1],
+        [1, 2, 3, 0, 0, 0],
+        [1, 2, 3, -2, -4, -6],
+        [1, 2, 3, 1, 2, 3.0001],
+        [1, 2, 3, 1, 2, 3.01],
+        [1e-38, 0, 1e-38, 3e38, 3e38, 3e38],
+        [1e-44, 0, 0, 1e-44, 0, 0],
+    ]
+    vectors = torch.tensor(odd, dtype=torch.float32, requires_grad=True)
+    repaired = rotation_from_6d(vectors)
+    torch.testing.assert_close(repaired.mT @ repaired, torch.eye(3).expand(8, 3, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(repaired), torch.ones(8), atol=1e-5, rtol=0)
+    repaired[:6].square().sum().backward()
+    assert vectors.grad[:6].isfinite().all()
+
+
+def test_given_source_cameras_are_used_and_returned():
+    """Assert that given cameras replace the prediction, and that the prediction is used where none are given."""
+    model = small_transformer()
+    given = target_cameras()[:, 2]
+    with torch.no_grad():
+        predicted = model.predict_camera(source_features())
+        free = model(source_features(), 5, target_cameras())
+        told = model(source_features(), 5, target_cameras(), source_cameras=given)
+        same = model(source_features(), 5, target_cameras(), source_cameras=predicted)
+    assert torch.equal(told.source_cameras, given)
+    assert torch.equal(free.source_cameras, predicted)
+    assert torch.equal(free.features, same.features)
+    assert not torch.allclose(free.features, told.features, atol=1e-3)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    """Assert equal gradients with and without checkpointing, and that it ran the blocks of both stacks twice."""
+    gradients, runs = [], []
+    for checkpointing in (False, True):
+        model = small_transformer().train()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        count = [0]
+        for block in (*model.volume_blocks, *model.aggregator_blocks):
+            assert isinstance(block, VolumeBlock | AggregatorBlock)
+            block.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        output = model(source_features(), torch.tensor([3, 700]), target_cameras())
+        (output.features.square().mean() + output.source_cameras.square().mean()).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        runs.append(count[0])
+    assert runs == [4, 8]
+    assert all(gradient is not None for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_near_float32(dtype):
+    """Assert finite features of the right dtype within a few per cent of float32, and float32 cameras."""
+    model, cameras = small_transformer(), target_cameras()
+    with torch.no_grad():
+        expected = model(source_features(), 999, cameras, cameras[:, 0]).features
+        output = model.to(dtype)(source_features().to(dtype), 999, cameras)
+        features = model(source_features().to(dtype), 999, cameras, cameras[:, 0]).features
+    assert features.dtype == dtype
+    assert output.source_cameras.dtype == torch.float32
+    assert output.features.isfinite().all()
+    assert (features.float() - expected).norm() < 0.05 * expected.norm()
+
+
+def test_autocast_trains():
+    """Assert finite gradients under bfloat16 autocast, as training runs it."""
+    model = small_transformer().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(source_features(), torch.tensor([3, 700]), target_cameras())
+    (output.features.float().square().mean() + output.source_cameras.square().mean()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    check_camera_params(output.source_cameras)
+
+
+def test_saved_and_loaded_model_is_the_same(tmp_path):
+    """Assert bit-exact features after a round trip through safetensors, tuple sizes included."""
+    model = small_transformer()
+    model.save_pretrained(tmp_path)
+    loaded = ViewTransformer3D.from_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model(source_features(), 5, target_cameras()).features
+        assert torch.equal(loaded(source_features(), 5, target_cameras()).features, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 5}, "`num_heads` 5 does not divide `hidden_size` 24"),
+        ({"aggregator_hidden_size": 18}, "`aggregator_hidden_size` 18"),
+        ({"near": 3.0, "far": 2.0}, "`near` 3.0 and `far` 2.0"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, message):
+    """Assert one clear ValueError for widths that do not fit and for a frustum without depth."""
+    with pytest.raises(ValueError, match=message):
+        small_transformer(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": torch.zeros(2, 9, 7, 7)}, r"`features` has shape \(2, 9, 7, 7\)"),
+        ({"features": torch.zeros(2, 10, 7, 8)}, r"takes \('B', 10, 7, 7\)"),
+        ({"timestep": torch.zeros(3)}, "`timestep` has 3 values, but 1 or 2"),
+        ({"target_cameras": torch.zeros(2, 25)}, r"must be \(2, V, 25\)"),
+        ({"target_cameras": torch.zeros(3, 4, 25)}, r"`target_cameras` has shape \(3, 4, 25\)"),
+        ({"source_cameras": torch.zeros(1, 25)}, r"must be \(2, 25\)"),
+    ],
+)
+def test_inputs_of_a_wrong_shape_are_refused(changes, message):
+    """Assert a ValueError that names the argument, the shape given and the one accepted."""
+    arguments = {"features": source_features(), "timestep": 5, "target_cameras": target_cameras(), **changes}
+    with pytest.raises(ValueError, match=message):
+        small_transformer()(**arguments)

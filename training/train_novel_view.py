@@ -1,0 +1,331 @@
+"""Step 2 of NVB-Face: train the view transformer to turn one view's features into those of any view (Eq. 3-9).
+
+    accelerate launch training/train_novel_view.py --pretrained_model_name_or_path step1/pipeline \
+        --data_dir DATA --resolution 512 --output_dir step2
+
+The image encoder, the UNet and the autoencoder stay frozen. Defaults are the paper's: the source and 7 target views a
+sample, 300k iterations, learning rate 1e-4, batch 2, lambda 2, lambda_1 10, lambda_2 0.05. To resume, run the same
+command again with `--resume_from_checkpoint latest`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from diffusers.utils import make_image_grid
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from nvb_diffusers import NVBFacePipeline, ViewTransformer3D
+from nvb_diffusers.camera import angle_between_cameras
+from nvb_diffusers.hub import publish
+from nvb_diffusers.training.checkpoints import (
+    CurveTracker,
+    checkpoint_step,
+    find_checkpoint,
+    one_line,
+    save_checkpoint,
+    save_only_trainable,
+    write_folder,
+)
+from nvb_diffusers.training.data import MultiViewFaceDataset, SampleTransform, held_out_batch, split_batch
+from nvb_diffusers.training.degradation import PRESETS
+from nvb_diffusers.training.latents import cache_latents, with_latents
+from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
+from nvb_diffusers.training.optimizer import adamw
+from nvb_diffusers.training.pictures import psnr, to_images
+from nvb_diffusers.training.sampling import KeySampler, draw_dropped, draw_noise, draw_timesteps
+
+GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0}  # share of samples with the true source camera
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Models
+    parser.add_argument("--pretrained_model_name_or_path", required=True, help="the pipeline that step 1 made")
+    parser.add_argument("--view_transformer_config", help="a JSON file with ViewTransformer3D's arguments")
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    # Losses
+    parser.add_argument("--feature_loss_weight", type=float, default=10.0, help="lambda_1; 0 for the ablation")
+    parser.add_argument("--cosine_weight", type=float, default=2.0, help="lambda, inside the feature loss")
+    parser.add_argument("--camera_loss_weight", type=float, default=0.05, help="lambda_2")
+    parser.add_argument(
+        "--camera_conditioning",
+        choices=tuple(GIVEN_CAMERAS),
+        default="predicted",
+        help="the source camera that the volume is built with",
+    )
+    parser.add_argument("--num_diffusion_views", type=int, help="views that the diffusion loss sees; default: all")
+    # Data
+    parser.add_argument("--data_dir", required=True, help="a set in the project's format, every picture with its camera")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--num_target_views", type=int, default=7)
+    parser.add_argument("--degradation", nargs="+", choices=sorted(PRESETS), default=["real_esrgan"])
+    parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
+    parser.add_argument("--dataloader_num_workers", type=int, default=2)
+    # Optimisation
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train_batch_size", type=int, default=2, help="per process")
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    parser.add_argument("--max_train_steps", type=int, default=300_000)
+    parser.add_argument("--max_train_seconds", type=float, help="end cleanly, with a checkpoint, after this time")
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--lr_scheduler", default="constant_with_warmup")
+    parser.add_argument("--lr_warmup_steps", type=int, default=500)
+    parser.add_argument("--adam_weight_decay", type=float, default=1e-2)
+    parser.add_argument("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
+    parser.add_argument("--max_grad_norm", type=float, default=1.0)
+    parser.add_argument("--snr_gamma", type=float, help="Min-SNR weighting")
+    parser.add_argument("--ema_decay", type=float, default=0.9999)
+    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"))
+    # Checkpoints, validation, sharing
+    parser.add_argument("--checkpointing_steps", type=int, default=1000)
+    parser.add_argument("--checkpoints_total_limit", type=int, default=2)
+    parser.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or latest")
+    parser.add_argument("--validation_steps", type=int, default=1000)
+    parser.add_argument("--num_validation_samples", type=int, default=16)
+    parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation pictures")
+    parser.add_argument("--logging_steps", type=int, default=10)
+    parser.add_argument("--report_to", default="tensorboard", help="a tracker of accelerate, or none")
+    parser.add_argument("--push_to_hub", metavar="REPO_ID")
+    return parser.parse_args(argv)
+
+
+class NovelViewModel(torch.nn.Module):
+    """Camera prediction, volume and projection in one forward, which is what distributed training synchronises."""
+
+    def __init__(self, view_transformer: ViewTransformer3D) -> None:
+        super().__init__()
+        self.view_transformer = view_transformer
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        timesteps: torch.Tensor,
+        cameras: torch.Tensor,
+        given: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, V, C, 8, 8) of all views (B, V, 25) from those of view 0, and its predicted camera (B, 25).
+
+        The volume is conditioned on the true camera where `given` (B,), else on the predicted one.
+        """
+        predicted_cameras = self.view_transformer.predict_camera(features)  # Eq. 3
+        source_cameras = torch.where(given[:, None], cameras[:, 0], predicted_cameras)
+        feature_volume = self.view_transformer.build_volume(features, timesteps, source_cameras)  # Eq. 3, 4
+        return self.view_transformer.project(feature_volume, cameras), predicted_cameras  # Eq. 5, 6
+
+
+def compute_loss(
+    model: torch.nn.Module,
+    pipeline: NVBFacePipeline,
+    scheduler: DDPMScheduler,
+    batch: dict[str, torch.Tensor],
+    args: argparse.Namespace,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    degraded, cameras, keys = batch["degraded_pixel_values"], batch["camera_params"], batch["key"]
+    latents = batch["latents"]  # (B, V, C, h, w); view 0 is the source
+    num_samples, num_views = latents.shape[:2]
+    timesteps = draw_timesteps(keys, scheduler.config.num_train_timesteps, args.seed)  # (B,): one for all views
+
+    with torch.no_grad():
+        encoded = pipeline.image_encoder(degraded.flatten(0, 1), timesteps.repeat_interleave(num_views)).sample
+    target_features = encoded.unflatten(0, (num_samples, num_views))  # (B, V, C, 8, 8)
+    given = draw_dropped(keys, GIVEN_CAMERAS[args.camera_conditioning], args.seed)  # (B,)
+    features, predicted_cameras = model(target_features[:, 0], timesteps, cameras, given)
+
+    shown = args.num_diffusion_views or num_views  # N of the V views, the last ones: their order is random
+    latents = latents[:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
+    timesteps = timesteps.repeat_interleave(shown)
+    noise = draw_noise(keys, (shown, *latents.shape[1:]), args.seed).flatten(0, 1)
+    noisy_latents = scheduler.add_noise(latents, noise, timesteps)
+    encoder_hidden_states = features[:, -shown:].flatten(0, 1).flatten(2).mT  # (B*N, L, C)
+    model_pred = pipeline.unet(noisy_latents, timesteps, encoder_hidden_states).sample
+    target = diffusion_target(scheduler, latents, noise, timesteps)
+
+    parts = {
+        "diffusion_loss": diffusion_loss(model_pred, target, timesteps, scheduler, args.snr_gamma),  # Eq. 2
+        "feature_loss": feature_loss(features, target_features, args.cosine_weight),  # Eq. 7
+        "camera_loss": camera_loss(predicted_cameras, cameras[:, 0]),  # Eq. 8
+    }
+    weighted = args.feature_loss_weight * parts["feature_loss"] + args.camera_loss_weight * parts["camera_loss"]
+    return parts["diffusion_loss"] + weighted, parts  # Eq. 9
+
+
+@torch.no_grad()
+def validate(
+    pipeline: NVBFacePipeline, held_out: dict[str, torch.Tensor], folder: Path, args: argparse.Namespace
+) -> dict[str, float]:
+    """Losses, camera error and PSNR over held-out samples, and a grid: input and views above, the true views below."""
+    pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, V, 3, S, S)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    model = NovelViewModel(pipeline.view_transformer)
+    parts = [
+        compute_loss(model, pipeline, scheduler, part, args) for part in split_batch(held_out, args.train_batch_size)
+    ]
+    values = {f"validation_{name}": sum(part[name].item() for _, part in parts) / len(parts) for name in parts[0][1]}
+    noise = draw_noise(held_out["key"], held_out["latents"].shape[2:], args.seed)[:, None]  # (N, 1, C, h, w)
+    views, source_cameras = [], []
+    for part, part_noise in zip(split_batch(held_out, 4), noise.split(4), strict=True):
+        output = pipeline(
+            list(part["degraded_pixel_values"][:, 0] / 2 + 0.5),
+            cameras=part["camera_params"],
+            num_inference_steps=args.num_inference_steps,
+            latents=part_noise,
+            output_type="pt",
+        )
+        views.append(output.images)
+        source_cameras.append(output.source_cameras)
+    generated = torch.cat(views).to(pixel_values) * 2 - 1  # (N, V, 3, S, S)
+    angles = angle_between_cameras(torch.cat(source_cameras).cpu(), held_out["camera_params"][:, 0].cpu())
+    rows = [torch.cat([degraded[i, :1], v]) for i in range(min(4, len(generated))) for v in (generated[i], pixel_values[i])]
+    make_image_grid(to_images(torch.cat(rows)), rows=len(rows), cols=len(rows[0])).save(folder / "validation.png")
+    return {
+        **values,
+        "validation_psnr": psnr(generated.flatten(0, 1), pixel_values.flatten(0, 1)).mean().item(),
+        "degraded_psnr": psnr(degraded[:, :1].expand_as(degraded).flatten(0, 1), pixel_values.flatten(0, 1)).mean().item(),
+        "validation_camera_angle": angles.median().item(),
+    }
+
+
+def train(args: argparse.Namespace) -> None:
+    start_time = time.monotonic()
+    # 1. Accelerator
+    output_dir = Path(args.output_dir)
+    resume_from = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    step = checkpoint_step(resume_from) if resume_from else 0
+    trackers = [CurveTracker(output_dir, step)] + ([args.report_to] if args.report_to != "none" else [])
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision=args.mixed_precision,
+        log_with=trackers,
+        project_dir=output_dir,
+    )
+    accelerator.init_trackers("novel_view", vars(args))
+    set_seed(args.seed)
+
+    # 2. Models
+    pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    path = args.view_transformer_config
+    config: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
+    view_transformer = ViewTransformer3D(**{"in_channels": pipeline.unet.config.cross_attention_dim, **config})
+    pipeline.register_modules(view_transformer=view_transformer)
+
+    # 3. What trains: the view transformer, with its camera predictor and aggregator, alone
+    for frozen in (pipeline.image_encoder, pipeline.unet, pipeline.vae):
+        frozen.requires_grad_(False).to(accelerator.device, memory_format=torch.channels_last)
+    view_transformer.train()
+    if args.gradient_checkpointing:
+        view_transformer.enable_gradient_checkpointing()
+        pipeline.unet.enable_gradient_checkpointing()
+    trainable = list(view_transformer.parameters())
+    ema = EMAModel(trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+
+    # 4. Optimizer
+    optimizer = adamw(trainable, args.learning_rate, args.adam_weight_decay, args.use_8bit_adam)
+    lr_scheduler = get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
+        num_training_steps=args.max_train_steps * accelerator.num_processes,
+    )
+
+    # 5. Data
+    transform = SampleTransform(args.resolution, args.degradation, seed=args.seed)
+    dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views)
+    if args.latents_cache:
+        with accelerator.main_process_first():
+            dataset.use_latents(cache_latents(pipeline.vae, dataset.records, args.resolution, args.latents_cache))
+    samples_per_step = args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+    dataloader = DataLoader(
+        dataset,
+        batch_size=args.train_batch_size,
+        sampler=KeySampler(len(dataset), args.seed, start=step * samples_per_step),
+        num_workers=args.dataloader_num_workers,
+        drop_last=True,
+    )
+    model, optimizer, dataloader, lr_scheduler = accelerator.prepare(
+        NovelViewModel(view_transformer), optimizer, dataloader, lr_scheduler
+    )
+    ema.to(accelerator.device)
+    accelerator.register_for_checkpointing(ema)
+    save_only_trainable(accelerator)
+    held_out = held_out_batch(
+        MultiViewFaceDataset(args.data_dir, "validation", replace(transform, flip=False), args.num_target_views),
+        args.num_validation_samples,
+    )
+    held_out = with_latents({name: value.to(accelerator.device) for name, value in held_out.items()}, pipeline.vae)
+
+    # 6. Resume
+    if resume_from:
+        accelerator.load_state(str(resume_from))
+
+    # 7. Loop
+    progress = tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process)
+    batches = iter(dataloader)
+    saved = step
+    while step < args.max_train_steps:
+        if args.max_train_seconds and time.monotonic() - start_time > args.max_train_seconds:
+            break
+        for _ in range(args.gradient_accumulation_steps):
+            batch = with_latents(next(batches), pipeline.vae)
+            with accelerator.accumulate(model):
+                with accelerator.autocast():
+                    loss, parts = compute_loss(model, pipeline, scheduler, batch, args)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
+                optimizer.step()
+                lr_scheduler.step()
+                optimizer.zero_grad()
+        ema.step(trainable)
+        step += 1
+        progress.update()
+        if step % args.logging_steps == 0:
+            values = {name: part.item() for name, part in {"loss": loss, **parts}.items()}
+            accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
+        if step % args.checkpointing_steps == 0:
+            save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
+            saved = step
+        if step % args.validation_steps == 0 and accelerator.is_main_process:
+            ema.store(trainable)
+            ema.copy_to(trainable)
+            accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
+            ema.restore(trainable)
+
+    # 8. Save
+    if step > saved:
+        save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
+    if accelerator.is_main_process:
+        ema.copy_to(trainable)
+        accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
+        write_folder(output_dir / "pipeline", pipeline.save_pretrained)
+        if args.push_to_hub:
+            publish(pipeline, args.push_to_hub)
+    accelerator.end_training()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        train(parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

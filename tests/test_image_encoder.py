@@ -70,6 +70,23 @@ def test_every_resblock_receives_the_time_step():
         assert torch.equal(encoder(pictures(), 500).sample, features)
 
 
+def test_resblock_and_attention_add_to_their_input():
+    """Assert that, their last layers at zero, a ResBlock is its shortcut and an attention layer changes nothing."""
+    torch.manual_seed(0)
+    hidden_states, temb = torch.randn(2, 4, 6, 7), torch.randn(2, 5)
+    for out_channels in (4, 8):
+        block = EncoderResBlock(4, out_channels, time_channels=5, norm_num_groups=2)
+        torch.nn.init.zeros_(block.conv2.weight)
+        torch.nn.init.zeros_(block.conv2.bias)
+        assert torch.equal(block(hidden_states, temb), block.shortcut(hidden_states))
+    assert not torch.equal(block.shortcut(hidden_states)[:, :4], hidden_states)
+    attention = EncoderAttention(4, num_heads=2, norm_num_groups=2)
+    assert not torch.allclose(attention(hidden_states), hidden_states, atol=1e-3)
+    torch.nn.init.zeros_(attention.to_out.weight)
+    torch.nn.init.zeros_(attention.to_out.bias)
+    assert torch.equal(attention(hidden_states), hidden_states)
+
+
 def test_attention_stands_at_the_resolutions_named():
     """Assert the count of attention layers for maps of 32, 16 and 8, the middle block always among them."""
     for resolutions, count in (((), 1), ((16,), 2), ((32, 8), 3)):

@@ -223,6 +223,22 @@ def test_attention_is_the_same_in_both_forms():
             torch.testing.assert_close(actual.float(), exact, atol=0.02, rtol=0)
 
 
+def test_volume_block_adds_three_updates_to_its_tokens():
+    """Assert that a block without outputs changes nothing, and a changed token reaches others by self-attention."""
+    torch.manual_seed(0)
+    block, tokens, source_tokens = VolumeBlock(8, 2, mlp_ratio=2), torch.randn(1, 5, 8), torch.randn(1, 3, 8)
+    conditions = torch.randn(1, 8), torch.zeros(1, 8)
+    changed = tokens.clone()
+    changed[0, 2] += torch.randn(8)
+    with torch.no_grad():
+        difference = block(changed, source_tokens, *conditions) - block(tokens, source_tokens, *conditions)
+        assert (difference.abs().amax(dim=-1) > 1e-4).all()
+        for linear in (block.cross_attention.to_out, block.self_attention.to_out, block.feed_forward[-1]):
+            torch.nn.init.zeros_(linear.weight)
+            torch.nn.init.zeros_(linear.bias)
+        assert torch.equal(block(tokens, source_tokens, *conditions), tokens)
+
+
 def test_aggregator_attends_across_depth_and_image_of_one_view():
     """Assert that a change at one sample reaches the other depths of its ray, then its whole view, and no other."""
     torch.manual_seed(0)

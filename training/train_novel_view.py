@@ -281,7 +281,8 @@ def train(args: argparse.Namespace) -> None:
         if args.max_train_seconds and time.monotonic() - start_time > args.max_train_seconds:
             break
         for _ in range(args.gradient_accumulation_steps):
-            batch = with_latents(next(batches), pipeline.vae)
+            with accelerator.autocast():
+                batch = with_latents(next(batches), pipeline.vae)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
                     loss, parts = compute_loss(model, pipeline, scheduler, batch, args)

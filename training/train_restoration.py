@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
@@ -29,6 +30,7 @@ from tqdm.auto import tqdm
 
 from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder
 from nvb_diffusers.hub import publish
+from nvb_diffusers.image_encoder import FEATURE_SIZE
 from nvb_diffusers.training.backbone import load_scheduler, load_unet, load_vae
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
@@ -61,6 +63,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prediction_type", choices=("epsilon", "v_prediction", "sample"), help="default: the base's")
     parser.add_argument("--zero_terminal_snr", action="store_true", help="rescale betas so that the last step is noise")
     parser.add_argument("--conditioning_dropout", type=float, default=0.0, help="share without photo, for guidance")
+    parser.add_argument(
+        "--latent_loss_weight", type=float, default=0.0, help="of the clean latents read off the features by a linear head"
+    )
     parser.add_argument("--gradient_checkpointing", action="store_true")
     # Data
     parser.add_argument("--data_dir", required=True, help="a set in the project's format")
@@ -98,39 +103,52 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def make_latent_head(image_encoder: TimeAwareImageEncoder, unet: UNet2DConditionModel) -> torch.nn.Module:
+    """A linear map from features (B, C, 8, 8) to latents (B, C, h, w), for `--latent_loss_weight` alone."""
+    scale = unet.config.sample_size // FEATURE_SIZE
+    linear = torch.nn.Conv2d(image_encoder.config.out_channels, unet.config.in_channels * scale**2, kernel_size=1)
+    return torch.nn.Sequential(linear, torch.nn.PixelShuffle(scale))
+
+
 def compute_loss(
     image_encoder: torch.nn.Module,
     unet: torch.nn.Module,
+    latent_head: torch.nn.Module,
     scheduler: DDPMScheduler,
     batch: dict[str, torch.Tensor],
     null_features: torch.Tensor,
     args: argparse.Namespace,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     latents, keys = batch["latents"], batch["key"]  # (B, C, h, w), (B,)
     timesteps = draw_timesteps(keys, scheduler.config.num_train_timesteps, args.seed)
     noise = draw_noise(keys, latents.shape[1:], args.seed)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
 
     features = image_encoder(batch["degraded_pixel_values"], timesteps).sample  # (B, C, 8, 8), Eq. 1
+    predicted_latents = latent_head(features)  # (B, C, h, w), ours: a small encoder learns sooner what to read
     dropped = draw_dropped(keys, args.conditioning_dropout, args.seed)
     features = torch.where(dropped[:, None, None, None], null_features.to(features.dtype), features)
     encoder_hidden_states = features.flatten(2).mT  # (B, L, C)
 
     model_pred = unet(noisy_latents, timesteps, encoder_hidden_states).sample
     target = diffusion_target(scheduler, latents, noise, timesteps)
-    return diffusion_loss(model_pred, target, timesteps, scheduler, args.snr_gamma)  # Eq. 2
+    parts = {
+        "diffusion_loss": diffusion_loss(model_pred, target, timesteps, scheduler, args.snr_gamma),  # Eq. 2
+        "latent_loss": F.mse_loss(predicted_latents.float(), latents),
+    }
+    return parts["diffusion_loss"] + args.latent_loss_weight * parts["latent_loss"], parts
 
 
 @torch.no_grad()
 def validate(
-    pipeline: NVBFacePipeline, held_out: dict[str, torch.Tensor], folder: Path, args: argparse.Namespace
+    pipeline: NVBFacePipeline, latent_head: torch.nn.Module, held_out: dict[str, torch.Tensor], folder: Path, args: argparse.Namespace
 ) -> dict[str, float]:
     """Loss and PSNR over held-out pictures, and a grid of the first 8: degraded, restored, clean."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     null_features = pipeline.image_encoder.null_features(1)
     losses = [
-        compute_loss(pipeline.image_encoder, pipeline.unet, scheduler, part, null_features, args).item()
+        compute_loss(pipeline.image_encoder, pipeline.unet, latent_head, scheduler, part, null_features, args)[1]
         for part in split_batch(held_out, args.train_batch_size)
     ]
     noise = draw_noise(held_out["key"], held_out["latents"].shape[1:], args.seed)[:, None]  # (N, 1, C, h, w)
@@ -149,7 +167,7 @@ def validate(
     rows = to_images(torch.cat([degraded[:8], restored[:8], pixel_values[:8]]))
     make_image_grid(rows, rows=3, cols=len(rows) // 3).save(folder / "validation.png")
     return {
-        "validation_loss": sum(losses) / len(losses),
+        **{f"validation_{name}": sum(loss[name].item() for loss in losses) / len(losses) for name in losses[0]},
         "validation_psnr": psnr(restored, pixel_values).mean().item(),
         "degraded_psnr": psnr(degraded, pixel_values).mean().item(),
     }
@@ -179,6 +197,8 @@ def train(args: argparse.Namespace) -> None:
     image_encoder = TimeAwareImageEncoder(**{"sample_size": args.resolution, **encoder_config})
     unet = convert_unet(unet, image_encoder.config.out_channels)
 
+    latent_head = make_latent_head(image_encoder, unet)
+
     # 3. What trains: the encoder; of the UNet, attn2 and the LoRA on the rest, or all of it
     vae.requires_grad_(False)
     if args.unet_training == "lora":
@@ -187,7 +207,7 @@ def train(args: argparse.Namespace) -> None:
         model.train().to(memory_format=torch.channels_last)
         if args.gradient_checkpointing:
             model.enable_gradient_checkpointing()
-    trainable = [p for model in (image_encoder, unet) for p in model.parameters() if p.requires_grad]
+    trainable = [p for model in (image_encoder, unet, latent_head) for p in model.parameters() if p.requires_grad]
     ema = EMAModel(trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
 
     # 4. Optimizer
@@ -200,7 +220,7 @@ def train(args: argparse.Namespace) -> None:
     )
 
     # 5. Data
-    vae.to(accelerator.device)
+    vae.to(accelerator.device, memory_format=torch.channels_last)
     transform = SampleTransform(args.resolution, args.degradation, seed=args.seed, crop_jitter=args.crop_jitter)
     dataset = FaceDataset(args.data_dir, "train", transform)
     if args.latents_cache:
@@ -216,8 +236,8 @@ def train(args: argparse.Namespace) -> None:
         num_workers=args.dataloader_num_workers,
         drop_last=True,
     )
-    image_encoder, unet, optimizer, dataloader, lr_scheduler = accelerator.prepare(
-        image_encoder, unet, optimizer, dataloader, lr_scheduler
+    image_encoder, unet, latent_head, optimizer, dataloader, lr_scheduler = accelerator.prepare(
+        image_encoder, unet, latent_head, optimizer, dataloader, lr_scheduler
     )
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
@@ -246,10 +266,11 @@ def train(args: argparse.Namespace) -> None:
         if args.max_train_seconds and time.monotonic() - start_time > args.max_train_seconds:
             break
         for _ in range(args.gradient_accumulation_steps):
-            batch = with_latents(next(batches), vae)
-            with accelerator.accumulate(image_encoder, unet):
+            with accelerator.autocast():
+                batch = with_latents(next(batches), vae)
+            with accelerator.accumulate(image_encoder, unet, latent_head):
                 null_features = accelerator.unwrap_model(image_encoder).null_features(1)
-                loss = compute_loss(image_encoder, unet, scheduler, batch, null_features, args)
+                loss, parts = compute_loss(image_encoder, unet, latent_head, scheduler, batch, null_features, args)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
@@ -260,7 +281,8 @@ def train(args: argparse.Namespace) -> None:
         step += 1
         progress.update()
         if step % args.logging_steps == 0:
-            accelerator.log({"diffusion_loss": loss.item(), "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
+            values = {name: part.item() for name, part in parts.items()}
+            accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
         if step % args.checkpointing_steps == 0:
             save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
             saved = step
@@ -268,7 +290,7 @@ def train(args: argparse.Namespace) -> None:
             ema.store(trainable)
             ema.copy_to(trainable)
             pipeline = make_pipeline(accelerator.unwrap_model(unet))
-            accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
+            accelerator.log(validate(pipeline, accelerator.unwrap_model(latent_head), held_out, output_dir, args), step=step)
             ema.restore(trainable)
 
     # 8. Save: a pipeline whose UNet is plain, and the adapter alone
@@ -278,7 +300,7 @@ def train(args: argparse.Namespace) -> None:
         ema.copy_to(trainable)
         unet = accelerator.unwrap_model(unet)
         pipeline = make_pipeline(fuse_adapter(unet) if args.unet_training == "lora" else unet)
-        accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
+        accelerator.log(validate(pipeline, accelerator.unwrap_model(latent_head), held_out, output_dir, args), step=step)
         write_folder(output_dir / "pipeline", pipeline.save_pretrained)
         if args.unet_training == "lora":
 

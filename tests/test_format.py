@@ -190,12 +190,17 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_prepared_folder_goes_on_only_with_its_settings(tmp_path):
-    """Assert that a folder is taken up again with the same settings, and refused with others or when foreign."""
+    """Assert that a folder is taken up with the same settings and inputs, and refused with others or when foreign."""
     folder = tmp_path / "set"
     on_disk.begin_data_set(folder, {"size": 5, "format": "png"})
     on_disk.begin_data_set(folder, {"format": "png", "size": 5})
     with pytest.raises(ValueError, match="was prepared with size = 5, now size = 6"):
         on_disk.begin_data_set(folder, {"size": 6, "format": "png"})
+    (tmp_path / "labels.json").write_text("[1]")
+    on_disk.begin_data_set(tmp_path / "other", {}, inputs=[tmp_path / "labels.json"])
+    (tmp_path / "labels.json").write_text("[2]")
+    with pytest.raises(ValueError, match=r"was prepared with sha256 of labels\.json = "):
+        on_disk.begin_data_set(tmp_path / "other", {}, inputs=[tmp_path / "labels.json"])
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("")

@@ -243,6 +243,7 @@ def test_panohead_views_are_grouped_by_identity(tmp_path, name_of, regex):
     [
         (lambda labels: labels[5][1].pop(), None, "seed0011/1.png: camera has shape (24,)"),
         (lambda labels: labels[0].append(1), None, "holds no cameras"),
+        (lambda labels: labels[3].__setitem__(0, 7), None, "holds no cameras"),
         (lambda labels: labels.clear(), None, "holds no cameras"),
         (lambda labels: None, "seed", "has no group"),
         (lambda labels: None, "(s", "missing ), unterminated subpattern"),

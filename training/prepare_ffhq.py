@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--size {args.size} --workers {args.workers}: expected 1 or more")
         names, records = build_records(args)
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
-        begin_data_set(args.output_dir, settings)
+        begin_data_set(args.output_dir, settings, inputs=[path for path in (args.metadata, args.labels) if path])
         images = Path(args.output_dir) / "images"
 
         def work(index: int) -> float:

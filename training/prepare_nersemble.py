@@ -195,6 +195,8 @@ def picture_size(path: Path) -> tuple[int, int]:
     video = cv2.VideoCapture(str(path))
     size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
     video.release()
+    if not all(size):
+        raise ValueError(f"cannot read video {path}")
     return size
 
 
@@ -352,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--size {args.size} --workers {args.workers}: expected 1 or more")
         cuts, similarities = build_set(args)
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
-        begin_data_set(args.output_dir, settings)
+        begin_data_set(args.output_dir, settings, inputs=[args.landmarks])
         output_dir = Path(args.output_dir)
 
         def work(cut: tuple[Picture, Box, Record]) -> Record:

@@ -17,6 +17,7 @@ from nvb_diffusers.training.format import (
     IMAGE_FORMATS,
     begin_data_set,
     map_parallel,
+    metadata_path,
     read_records,
     resize_picture,
     write_records,
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(set(names)) < len(names):
             raise ValueError(f"two pictures of {args.data_dir} differ only in their suffix")
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
-        begin_data_set(args.output_dir, settings)
+        begin_data_set(args.output_dir, settings, inputs=[metadata_path(args.data_dir)])
 
         def work(index: int) -> dict[str, Any]:
             record, name = records[index], names[index]

@@ -8,16 +8,15 @@ To resume, run the same command again with `--resume_from_checkpoint latest`.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from diffusers import AutoencoderDC
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -25,6 +24,7 @@ from diffusers.utils import make_image_grid
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
@@ -35,6 +35,7 @@ from nvb_diffusers.training.checkpoints import (
 )
 from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch
 from nvb_diffusers.training.pictures import psnr, to_images
+from nvb_diffusers.training.processes import any_process, mean_parts
 from nvb_diffusers.training.sampling import KeySampler, draw_noise
 
 # f8, 8 latent channels; a level without layers is a patchifying stem, which saves most of the cost on a CPU.
@@ -136,13 +137,15 @@ def train(args: argparse.Namespace) -> None:
         mixed_precision=args.mixed_precision,
         log_with=trackers,
         project_dir=output_dir,
+        # The main process makes validation pictures and caches latents while the others wait for it.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
     accelerator.init_trackers("autoencoder", vars(args))
     set_seed(args.seed)
 
     # 2. Models
-    config = json.loads(Path(args.model_config).read_text()) if args.model_config else DEFAULT_CONFIG
-    vae = AutoencoderDC.from_config(config).to(memory_format=torch.channels_last)
+    vae = new_model(AutoencoderDC, args.model_config) if args.model_config else AutoencoderDC(**DEFAULT_CONFIG)
+    vae.to(memory_format=torch.channels_last)
 
     # 3. What trains: all of it
     ema = EMAModel(vae.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
@@ -169,7 +172,9 @@ def train(args: argparse.Namespace) -> None:
     )
     side = args.resolution // vae.spatial_compression_ratio
     latent_shape = (vae.config.latent_channels, side, side)
-    model, optimizer, dataloader, scheduler = accelerator.prepare(NoisyAutoencoder(vae), optimizer, dataloader, scheduler)
+    model, optimizer, dataloader, scheduler = accelerator.prepare(
+        NoisyAutoencoder(vae), optimizer, dataloader, scheduler
+    )
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     held_out = held_out_batch(FaceDataset(args.data_dir, "validation", transform), args.num_validation_images)
@@ -178,37 +183,43 @@ def train(args: argparse.Namespace) -> None:
     # 6. Resume
     if resume_from:
         accelerator.load_state(str(resume_from))
+        ema.to(accelerator.device)
 
     # 7. Loop
-    progress = tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process)
     batches = iter(dataloader)
     saved = step
-    while step < args.max_train_steps:
-        if args.max_train_seconds and time.monotonic() - start_time > args.max_train_seconds:
-            break
-        for _ in range(args.gradient_accumulation_steps):
-            with accelerator.accumulate(model):
-                with accelerator.autocast():
-                    loss, parts = compute_loss(model, next(batches), latent_shape, args)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(vae.parameters(), args.max_grad_norm)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
-        ema.step(vae.parameters())
-        step += 1
-        progress.update()
-        if step % args.logging_steps == 0:
-            accelerator.log({name: part.item() for name, part in {"loss": loss, **parts}.items()}, step=step)
-        if step % args.checkpointing_steps == 0:
-            save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
-            saved = step
-        if step % args.validation_steps == 0 and accelerator.is_main_process:
-            ema.store(vae.parameters())
-            ema.copy_to(vae.parameters())
-            accelerator.log(validate(vae, held_out_pixels, output_dir), step=step)
-            ema.restore(vae.parameters())
+    with tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process) as progress:
+        while step < args.max_train_steps:
+            elapsed = time.monotonic() - start_time
+            if args.max_train_seconds and any_process(accelerator, elapsed > args.max_train_seconds):
+                break
+            step_parts = []
+            for _ in range(args.gradient_accumulation_steps):
+                with accelerator.accumulate(model):
+                    with accelerator.autocast():
+                        loss, parts = compute_loss(model, next(batches), latent_shape, args)
+                    step_parts.append({"loss": loss, **parts})
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(vae.parameters(), args.max_grad_norm)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+            ema.step(vae.parameters())
+            step += 1
+            progress.update()
+            if step % args.logging_steps == 0:
+                values = mean_parts(accelerator, step_parts)
+                accelerator.log({**values, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
+            due = step % args.validation_steps == 0 and step < args.max_train_steps  # the last one is made below
+            if due and accelerator.is_main_process:
+                ema.store(vae.parameters())
+                ema.copy_to(vae.parameters())
+                accelerator.log(validate(vae, held_out_pixels, output_dir), step=step)
+                ema.restore(vae.parameters())
+            if step % args.checkpointing_steps == 0:
+                save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
+                saved = step
 
     # 8. Save
     if step > saved:

@@ -9,17 +9,16 @@ command again with `--resume_from_checkpoint latest`.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -30,6 +29,7 @@ from tqdm.auto import tqdm
 from nvb_diffusers import NVBFacePipeline, ViewTransformer3D
 from nvb_diffusers.camera import angle_between_cameras
 from nvb_diffusers.hub import publish
+from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
@@ -39,13 +39,14 @@ from nvb_diffusers.training.checkpoints import (
     save_only_trainable,
     write_folder,
 )
-from nvb_diffusers.training.data import MultiViewFaceDataset, SampleTransform, held_out_batch, split_batch
+from nvb_diffusers.training.data import MultiViewFaceDataset, SampleTransform, held_out_batch, key_sampler, split_batch
 from nvb_diffusers.training.degradation import PRESETS
 from nvb_diffusers.training.latents import cache_latents, with_latents
 from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
 from nvb_diffusers.training.optimizer import adamw
 from nvb_diffusers.training.pictures import psnr, to_images
-from nvb_diffusers.training.sampling import KeySampler, draw_dropped, draw_noise, draw_timesteps
+from nvb_diffusers.training.processes import any_process, mean_parts
+from nvb_diffusers.training.sampling import draw_dropped, draw_noise, draw_timesteps
 
 GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0}  # share of samples with the true source camera
 
@@ -68,7 +69,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--num_diffusion_views", type=int, help="views that the diffusion loss sees; default: all")
     # Data
-    parser.add_argument("--data_dir", required=True, help="a set in the project's format, every picture with its camera")
+    parser.add_argument(
+        "--data_dir", required=True, help="a set in the project's format, every picture with its camera"
+    )
+    parser.add_argument(
+        "--streaming", action="store_true", help="data_dir, or a URL, holds shards of prepare_shards.py"
+    )
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--num_target_views", type=int, default=7)
@@ -189,12 +195,16 @@ def validate(
         source_cameras.append(output.source_cameras)
     generated = torch.cat(views).to(pixel_values) * 2 - 1  # (N, V, 3, S, S)
     angles = angle_between_cameras(torch.cat(source_cameras).cpu(), held_out["camera_params"][:, 0].cpu())
-    rows = [torch.cat([degraded[i, :1], v]) for i in range(min(4, len(generated))) for v in (generated[i], pixel_values[i])]
+    rows = [
+        torch.cat([degraded[i, :1], v]) for i in range(min(4, len(generated))) for v in (generated[i], pixel_values[i])
+    ]
     make_image_grid(to_images(torch.cat(rows)), rows=len(rows), cols=len(rows[0])).save(folder / "validation.png")
     return {
         **values,
         "validation_psnr": psnr(generated.flatten(0, 1), pixel_values.flatten(0, 1)).mean().item(),
-        "degraded_psnr": psnr(degraded[:, :1].expand_as(degraded).flatten(0, 1), pixel_values.flatten(0, 1)).mean().item(),
+        "degraded_psnr": psnr(degraded[:, :1].expand_as(degraded).flatten(0, 1), pixel_values.flatten(0, 1))
+        .mean()
+        .item(),
         "validation_camera_angle": angles.median().item(),
     }
 
@@ -211,18 +221,19 @@ def train(args: argparse.Namespace) -> None:
         mixed_precision=args.mixed_precision,
         log_with=trackers,
         project_dir=output_dir,
+        # The main process makes validation pictures and caches latents while the others wait for it.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
-    accelerator.init_trackers("novel_view", vars(args))
+    accelerator.init_trackers("novel_view", {**vars(args), "degradation": " ".join(args.degradation)})
     set_seed(args.seed)
 
     # 2. Models
     pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
-    pipeline.set_progress_bar_config(disable=True)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    path = args.view_transformer_config
-    config: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
-    view_transformer = ViewTransformer3D(**{"in_channels": pipeline.unet.config.cross_attention_dim, **config})
-    pipeline.register_modules(view_transformer=view_transformer)
+    width = pipeline.unet.config.cross_attention_dim
+    view_transformer = new_model(ViewTransformer3D, args.view_transformer_config, in_channels=width)
+    pipeline = NVBFacePipeline(**{**pipeline.components, "view_transformer": view_transformer})
+    pipeline.set_progress_bar_config(disable=True)
 
     # 3. What trains: the view transformer, with its camera predictor and aggregator, alone
     for frozen in (pipeline.image_encoder, pipeline.unet, pipeline.vae):
@@ -245,15 +256,20 @@ def train(args: argparse.Namespace) -> None:
 
     # 5. Data
     transform = SampleTransform(args.resolution, args.degradation, seed=args.seed)
-    dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views)
+    dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views, args.streaming)
+    if args.num_diffusion_views is not None and not 1 <= args.num_diffusion_views <= dataset.num_views:
+        raise ValueError(f"--num_diffusion_views {args.num_diffusion_views}: a sample has {dataset.num_views} views")
     if args.latents_cache:
+        if args.streaming:
+            raise ValueError("--latents_cache holds the latents of all pictures: it does not go with --streaming")
         with accelerator.main_process_first():
             dataset.use_latents(cache_latents(pipeline.vae, dataset.records, args.resolution, args.latents_cache))
     samples_per_step = args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+    readers = max(1, args.dataloader_num_workers) * accelerator.num_processes
     dataloader = DataLoader(
         dataset,
         batch_size=args.train_batch_size,
-        sampler=KeySampler(len(dataset), args.seed, start=step * samples_per_step),
+        sampler=key_sampler(dataset, args.seed, step * samples_per_step, args.train_batch_size, readers),
         num_workers=args.dataloader_num_workers,
         drop_last=True,
     )
@@ -264,7 +280,9 @@ def train(args: argparse.Namespace) -> None:
     accelerator.register_for_checkpointing(ema)
     save_only_trainable(accelerator)
     held_out = held_out_batch(
-        MultiViewFaceDataset(args.data_dir, "validation", replace(transform, flip=False), args.num_target_views),
+        MultiViewFaceDataset(
+            args.data_dir, "validation", replace(transform, flip=False), args.num_target_views, args.streaming
+        ),
         args.num_validation_samples,
     )
     held_out = with_latents({name: value.to(accelerator.device) for name, value in held_out.items()}, pipeline.vae)
@@ -272,40 +290,45 @@ def train(args: argparse.Namespace) -> None:
     # 6. Resume
     if resume_from:
         accelerator.load_state(str(resume_from))
+        ema.to(accelerator.device)
 
     # 7. Loop
-    progress = tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process)
     batches = iter(dataloader)
     saved = step
-    while step < args.max_train_steps:
-        if args.max_train_seconds and time.monotonic() - start_time > args.max_train_seconds:
-            break
-        for _ in range(args.gradient_accumulation_steps):
-            with accelerator.autocast():
-                batch = with_latents(next(batches), pipeline.vae)
-            with accelerator.accumulate(model):
+    with tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process) as progress:
+        while step < args.max_train_steps:
+            elapsed = time.monotonic() - start_time
+            if args.max_train_seconds and any_process(accelerator, elapsed > args.max_train_seconds):
+                break
+            step_parts = []
+            for _ in range(args.gradient_accumulation_steps):
                 with accelerator.autocast():
-                    loss, parts = compute_loss(model, pipeline, scheduler, batch, args)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
-                optimizer.step()
-                lr_scheduler.step()
-                optimizer.zero_grad()
-        ema.step(trainable)
-        step += 1
-        progress.update()
-        if step % args.logging_steps == 0:
-            values = {name: part.item() for name, part in {"loss": loss, **parts}.items()}
-            accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
-        if step % args.checkpointing_steps == 0:
-            save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
-            saved = step
-        if step % args.validation_steps == 0 and accelerator.is_main_process:
-            ema.store(trainable)
-            ema.copy_to(trainable)
-            accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
-            ema.restore(trainable)
+                    batch = with_latents(next(batches), pipeline.vae)
+                with accelerator.accumulate(model):
+                    with accelerator.autocast():
+                        loss, parts = compute_loss(model, pipeline, scheduler, batch, args)
+                    step_parts.append({"loss": loss, **parts})
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
+                    optimizer.step()
+                    lr_scheduler.step()
+                    optimizer.zero_grad()
+            ema.step(trainable)
+            step += 1
+            progress.update()
+            if step % args.logging_steps == 0:
+                values = mean_parts(accelerator, step_parts)
+                accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
+            due = step % args.validation_steps == 0 and step < args.max_train_steps  # the last one is made below
+            if due and accelerator.is_main_process:
+                ema.store(trainable)
+                ema.copy_to(trainable)
+                accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
+                ema.restore(trainable)
+            if step % args.checkpointing_steps == 0:
+                save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
+                saved = step
 
     # 8. Save
     if step > saved:

@@ -9,18 +9,17 @@ trains with `--unet_training full`. To resume, run the same command again with `
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -31,7 +30,7 @@ from tqdm.auto import tqdm
 from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder
 from nvb_diffusers.hub import publish
 from nvb_diffusers.image_encoder import FEATURE_SIZE
-from nvb_diffusers.training.backbone import load_scheduler, load_unet, load_vae
+from nvb_diffusers.training.backbone import load_scheduler, load_unet, load_vae, new_model
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
@@ -41,13 +40,14 @@ from nvb_diffusers.training.checkpoints import (
     save_only_trainable,
     write_folder,
 )
-from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch, split_batch
+from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch, key_sampler, split_batch
 from nvb_diffusers.training.degradation import PRESETS
-from nvb_diffusers.training.latents import cache_latents, with_latents
+from nvb_diffusers.training.latents import cache_latents, latent_side, with_latents
 from nvb_diffusers.training.losses import diffusion_loss, diffusion_target
 from nvb_diffusers.training.optimizer import adamw
 from nvb_diffusers.training.pictures import psnr, to_images
-from nvb_diffusers.training.sampling import KeySampler, draw_dropped, draw_noise, draw_timesteps
+from nvb_diffusers.training.processes import any_process, mean_parts
+from nvb_diffusers.training.sampling import draw_dropped, draw_noise, draw_timesteps
 from nvb_diffusers.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
 
 
@@ -64,11 +64,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--zero_terminal_snr", action="store_true", help="rescale betas so that the last step is noise")
     parser.add_argument("--conditioning_dropout", type=float, default=0.0, help="share without photo, for guidance")
     parser.add_argument(
-        "--latent_loss_weight", type=float, default=0.0, help="of the clean latents read off the features by a linear head"
+        "--latent_loss_weight",
+        type=float,
+        default=0.0,
+        help="of the clean latents read off the features by a linear head",
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
     # Data
     parser.add_argument("--data_dir", required=True, help="a set in the project's format")
+    parser.add_argument(
+        "--streaming", action="store_true", help="data_dir, or a URL, holds shards of prepare_shards.py"
+    )
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--degradation", nargs="+", choices=sorted(PRESETS), default=["real_esrgan"])
@@ -141,7 +147,11 @@ def compute_loss(
 
 @torch.no_grad()
 def validate(
-    pipeline: NVBFacePipeline, latent_head: torch.nn.Module, held_out: dict[str, torch.Tensor], folder: Path, args: argparse.Namespace
+    pipeline: NVBFacePipeline,
+    latent_head: torch.nn.Module,
+    held_out: dict[str, torch.Tensor],
+    folder: Path,
+    args: argparse.Namespace,
 ) -> dict[str, float]:
     """Loss and PSNR over held-out pictures, and a grid of the first 8: degraded, restored, clean."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, 3, S, S)
@@ -185,18 +195,19 @@ def train(args: argparse.Namespace) -> None:
         mixed_precision=args.mixed_precision,
         log_with=trackers,
         project_dir=output_dir,
+        # The main process makes validation pictures and caches latents while the others wait for it.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
-    accelerator.init_trackers("restoration", vars(args))
+    accelerator.init_trackers("restoration", {**vars(args), "degradation": " ".join(args.degradation)})
     set_seed(args.seed)
 
     # 2. Models
     unet = load_unet(args.pretrained_model_name_or_path, args.unet_config)
     vae = load_vae(args.vae_name_or_path, args.pretrained_model_name_or_path)
     scheduler = load_scheduler(args.pretrained_model_name_or_path, args.prediction_type, args.zero_terminal_snr)
-    encoder_config: dict[str, Any] = json.loads(Path(args.encoder_config).read_text()) if args.encoder_config else {}
-    image_encoder = TimeAwareImageEncoder(**{"sample_size": args.resolution, **encoder_config})
+    image_encoder = new_model(TimeAwareImageEncoder, args.encoder_config, sample_size=args.resolution)
     unet = convert_unet(unet, image_encoder.config.out_channels)
-
+    unet.register_to_config(sample_size=latent_side(vae, args.resolution))
     latent_head = make_latent_head(image_encoder, unet)
 
     # 3. What trains: the encoder; of the UNet, attn2 and the LoRA on the rest, or all of it
@@ -222,17 +233,18 @@ def train(args: argparse.Namespace) -> None:
     # 5. Data
     vae.to(accelerator.device, memory_format=torch.channels_last)
     transform = SampleTransform(args.resolution, args.degradation, seed=args.seed, crop_jitter=args.crop_jitter)
-    dataset = FaceDataset(args.data_dir, "train", transform)
+    dataset = FaceDataset(args.data_dir, "train", transform, args.streaming)
     if args.latents_cache:
-        if args.crop_jitter:
-            raise ValueError("--latents_cache holds whole pictures: it does not go with --crop_jitter")
+        if args.crop_jitter or args.streaming:
+            raise ValueError("--latents_cache holds all whole pictures: not with --crop_jitter, nor with --streaming")
         with accelerator.main_process_first():
             dataset.use_latents(cache_latents(vae, dataset.records, args.resolution, args.latents_cache))
     samples_per_step = args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+    readers = max(1, args.dataloader_num_workers) * accelerator.num_processes
     dataloader = DataLoader(
         dataset,
         batch_size=args.train_batch_size,
-        sampler=KeySampler(len(dataset), args.seed, start=step * samples_per_step),
+        sampler=key_sampler(dataset, args.seed, step * samples_per_step, args.train_batch_size, readers),
         num_workers=args.dataloader_num_workers,
         drop_last=True,
     )
@@ -243,7 +255,7 @@ def train(args: argparse.Namespace) -> None:
     accelerator.register_for_checkpointing(ema)
     save_only_trainable(accelerator)
     held_out = held_out_batch(
-        FaceDataset(args.data_dir, "validation", replace(transform, flip=False, crop_jitter=0.0)),
+        FaceDataset(args.data_dir, "validation", replace(transform, flip=False, crop_jitter=0.0), args.streaming),
         args.num_validation_images,
     )
     held_out = with_latents({name: value.to(accelerator.device) for name, value in held_out.items()}, vae)
@@ -257,41 +269,48 @@ def train(args: argparse.Namespace) -> None:
     # 6. Resume
     if resume_from:
         accelerator.load_state(str(resume_from))
+        ema.to(accelerator.device)
 
     # 7. Loop
-    progress = tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process)
     batches = iter(dataloader)
     saved = step
-    while step < args.max_train_steps:
-        if args.max_train_seconds and time.monotonic() - start_time > args.max_train_seconds:
-            break
-        for _ in range(args.gradient_accumulation_steps):
-            with accelerator.autocast():
-                batch = with_latents(next(batches), vae)
-            with accelerator.accumulate(image_encoder, unet, latent_head):
-                null_features = accelerator.unwrap_model(image_encoder).null_features(1)
-                loss, parts = compute_loss(image_encoder, unet, latent_head, scheduler, batch, null_features, args)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
-                optimizer.step()
-                lr_scheduler.step()
-                optimizer.zero_grad()
-        ema.step(trainable)
-        step += 1
-        progress.update()
-        if step % args.logging_steps == 0:
-            values = {name: part.item() for name, part in parts.items()}
-            accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
-        if step % args.checkpointing_steps == 0:
-            save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
-            saved = step
-        if step % args.validation_steps == 0 and accelerator.is_main_process:
-            ema.store(trainable)
-            ema.copy_to(trainable)
-            pipeline = make_pipeline(accelerator.unwrap_model(unet))
-            accelerator.log(validate(pipeline, accelerator.unwrap_model(latent_head), held_out, output_dir, args), step=step)
-            ema.restore(trainable)
+    with tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process) as progress:
+        while step < args.max_train_steps:
+            elapsed = time.monotonic() - start_time
+            if args.max_train_seconds and any_process(accelerator, elapsed > args.max_train_seconds):
+                break
+            step_parts = []
+            for _ in range(args.gradient_accumulation_steps):
+                with accelerator.autocast():
+                    batch = with_latents(next(batches), vae)
+                with accelerator.accumulate(image_encoder, unet, latent_head):
+                    null_features = accelerator.unwrap_model(image_encoder).null_features(1)
+                    loss, parts = compute_loss(image_encoder, unet, latent_head, scheduler, batch, null_features, args)
+                    step_parts.append({"loss": loss, **parts})
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
+                    optimizer.step()
+                    lr_scheduler.step()
+                    optimizer.zero_grad()
+            ema.step(trainable)
+            step += 1
+            progress.update()
+            if step % args.logging_steps == 0:
+                values = mean_parts(accelerator, step_parts)
+                accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
+            due = step % args.validation_steps == 0 and step < args.max_train_steps  # the last one is made below
+            if due and accelerator.is_main_process:
+                ema.store(trainable)
+                ema.copy_to(trainable)
+                pipeline = make_pipeline(accelerator.unwrap_model(unet))
+                accelerator.log(
+                    validate(pipeline, accelerator.unwrap_model(latent_head), held_out, output_dir, args), step=step
+                )
+                ema.restore(trainable)
+            if step % args.checkpointing_steps == 0:
+                save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
+                saved = step
 
     # 8. Save: a pipeline whose UNet is plain, and the adapter alone
     if step > saved:
@@ -300,7 +319,9 @@ def train(args: argparse.Namespace) -> None:
         ema.copy_to(trainable)
         unet = accelerator.unwrap_model(unet)
         pipeline = make_pipeline(fuse_adapter(unet) if args.unet_training == "lora" else unet)
-        accelerator.log(validate(pipeline, accelerator.unwrap_model(latent_head), held_out, output_dir, args), step=step)
+        accelerator.log(
+            validate(pipeline, accelerator.unwrap_model(latent_head), held_out, output_dir, args), step=step
+        )
         write_folder(output_dir / "pipeline", pipeline.save_pretrained)
         if args.unet_training == "lora":
 

@@ -18,7 +18,7 @@ from .pipeline_nvb_face import NVBFacePipeline, NVBFacePipelineOutput  # noqa: E
 from .view_transformer import ViewTransformer3D  # noqa: E402
 
 # `DiffusionPipeline.from_pretrained` looks a pipeline's class up in diffusers itself.
-diffusers.NVBFacePipeline = NVBFacePipeline  # type: ignore[attr-defined]
+diffusers.NVBFacePipeline = NVBFacePipeline
 
 DEFAULT_CHECKPOINT = str(Path(__file__).parent / "default_checkpoint")
 

@@ -1,6 +1,7 @@
-"""The bars of a small pipeline: novel views, camera, obedience, identity and restoration, each against a plain rival."""
+"""The bars of a small pipeline: novel views, camera, obedience, identity and restoration, each against a rival."""
 
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 import numpy as np
@@ -59,9 +60,13 @@ def generate_views(
     for start in range(0, len(sources), batch_size):
         images = list(sources[start : start + batch_size] / 2 + 0.5)
         generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(images))]
-        options = {"num_inference_steps": num_inference_steps, "generator": generators, "output_type": "pt"}
+        options: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "generator": generators,
+            "output_type": "pt",
+        }
         if cameras is None:
-            output = pipeline.restore(images, **options)
+            output: Any = pipeline.restore(images, **options)
         else:
             output = pipeline(images, cameras=cameras[start : start + batch_size], **options)
             source_cameras.append(output.source_cameras.cpu())
@@ -81,7 +86,9 @@ def predict_cameras(pipeline: NVBFacePipeline, pixel_values: torch.Tensor, num_i
     return torch.cat(cameras)
 
 
-def identity_triplets(embed: Callable[[torch.Tensor], torch.Tensor], views: torch.Tensor, truths: torch.Tensor) -> float:
+def identity_triplets(
+    embed: Callable[[torch.Tensor], torch.Tensor], views: torch.Tensor, truths: torch.Tensor
+) -> float:
     """Share of triplets in which a generated view is nearer to its true view than another person's true view is.
 
     Args:

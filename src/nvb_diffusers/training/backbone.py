@@ -1,9 +1,12 @@
 """The backbone a run starts from: a published Stable Diffusion, or parts of one's own."""
 
-import json
-from pathlib import Path
+from typing import Any, TypeVar
 
 from diffusers import AutoModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
+
+from nvb_diffusers.training.format import read_json
+
+Model = TypeVar("Model", bound=ModelMixin)
 
 # Stable Diffusion's noise schedule, for backbones that bring none.
 SCHEDULE = {
@@ -17,10 +20,31 @@ SCHEDULE = {
 }
 
 
+def new_model(model_class: type[Model], config_file: str | None, **defaults: Any) -> Model:
+    """A model of random weights with the arguments in a JSON file, for instance the `config.json` of a saved model.
+
+    Args:
+        model_class: which one.
+        config_file: None for the class's own defaults.
+        defaults: arguments that the file may replace.
+
+    Raises:
+        ValueError: the file is no JSON, or holds an argument that the model does not have.
+    """
+    config = read_json(config_file) if config_file is not None else {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{config_file} holds no JSON object with the arguments of {model_class.__name__}")
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    try:
+        return model_class(**{**defaults, **arguments})
+    except TypeError as error:
+        raise ValueError(f"{config_file}: {error}") from None
+
+
 def load_unet(base: str | None, config_file: str | None) -> UNet2DConditionModel:
     """The UNet of a base model, or a new one of the shape in a JSON file."""
     if config_file is not None:
-        return UNet2DConditionModel(**json.loads(Path(config_file).read_text()))
+        return new_model(UNet2DConditionModel, config_file)
     if base is None:
         raise ValueError("no UNet: give --pretrained_model_name_or_path, or --unet_config for a new one")
     return UNet2DConditionModel.from_pretrained(base, subfolder="unet", use_safetensors=True)
@@ -44,7 +68,7 @@ def load_scheduler(base: str | None, prediction_type: str | None, zero_terminal_
         zero_terminal_snr: rescale the betas so that the last time step is pure noise (arXiv 2305.08891).
     """
     config = DDPMScheduler.load_config(base, subfolder="scheduler") if base is not None else SCHEDULE
-    changes = {"prediction_type": prediction_type} if prediction_type is not None else {}
+    changes: dict[str, Any] = {} if prediction_type is None else {"prediction_type": prediction_type}
     if zero_terminal_snr:
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return DDPMScheduler.from_config({**config, **changes})

@@ -12,7 +12,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, on_main_process
 from accelerate.utils import DistributedType
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from nvb_diffusers.training.format import write_bytes
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -32,16 +35,23 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def find_checkpoint(output_dir: str | Path, resume_from: str | None) -> Path | None:
-    """The checkpoint to resume from: a folder, or the newest for `latest` (None where the run has none yet)."""
-    if resume_from is None:
-        return None
+    """The checkpoint to resume from: a folder, or the newest for `latest` (None where the run has none yet).
+
+    Raises:
+        ValueError: there is no such checkpoint; or the run went further than it, so that its own later checkpoints
+            would be taken for the newest.
+    """
+    folders = list_checkpoints(output_dir)
     if resume_from == "latest":
-        folders = list_checkpoints(output_dir)
         return folders[-1] if folders else None
-    folder = Path(resume_from)
-    if not folder.is_dir():
+    folder = Path(resume_from) if resume_from is not None else None
+    if folder is not None and not folder.is_dir():
         raise ValueError(f"no checkpoint at {folder}: give a checkpoint-N folder, or latest")
-    checkpoint_step(folder)
+    if folders and checkpoint_step(folders[-1]) > (checkpoint_step(folder) if folder is not None else 0):
+        raise ValueError(
+            f"{output_dir} already holds {folders[-1].name}: go on from it with --resume_from_checkpoint latest, or "
+            "choose another --output_dir"
+        )
     return folder
 
 
@@ -52,14 +62,16 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int,
         OSError: the state could not be written, for one because the disk is full; older checkpoints are untouched.
     """
     folder = Path(output_dir) / f"checkpoint-{step}"
-
-    def write(part: Path) -> None:
-        accelerator.save_state(str(part))
-
     if accelerator.is_main_process:
-        shutil.rmtree(_part(folder), ignore_errors=True)
+        for left in Path(output_dir).glob(".checkpoint-*"):  # by a run that was killed while it saved
+            shutil.rmtree(left)
     accelerator.wait_for_everyone()
-    write_folder(folder, write, replace=accelerator.is_main_process, wait=accelerator.wait_for_everyone)
+    write_folder(
+        folder,
+        lambda part: accelerator.save_state(str(part)),
+        replace=accelerator.is_main_process,
+        wait=accelerator.wait_for_everyone,
+    )
     if accelerator.is_main_process and limit is not None:
         for old in list_checkpoints(output_dir)[:-limit]:
             shutil.rmtree(old)
@@ -75,15 +87,21 @@ def write_folder(
         write: called with the hidden folder's path.
         replace: whether this process does the renaming.
         wait: called between the writing and the renaming, for other processes that write too.
+
+    Raises:
+        OSError: the folder could not be written; what was at its place before is still there.
     """
-    part = _part(folder)
+    part = folder.with_name(f".{folder.name}.part")
     try:
         part.mkdir(parents=True, exist_ok=True)
         write(part)
-    except Exception as error:
+        wait()
+        if replace:
+            _flush(part)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        room = f" ({shutil.disk_usage(part).free / 1e9:.2f} GB free)" if part.is_dir() else ""
         shutil.rmtree(part, ignore_errors=True)
-        raise OSError(f"cannot write {folder}: {one_line(error)}") from error
-    wait()
+        raise OSError(f"cannot write {folder}{room}: {one_line(error)}") from error
     if replace:
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -97,10 +115,13 @@ def write_folder(
 def save_only_trainable(accelerator: Accelerator) -> None:
     """Make checkpoints hold just the parameters that train; frozen ones come from the base model again.
 
-    With a sharded model (FSDP, DeepSpeed) accelerate keeps its own way of saving.
+    Raises:
+        ValueError: the run would shard its models, for which neither this nor the EMA of parameters is made.
     """
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return
+        raise ValueError(
+            "the models of these scripts fit on every GPU: launch with plain data parallelism (--multi_gpu)"
+        )
 
     def save(models: list[torch.nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
         for number, model in enumerate(models):
@@ -122,9 +143,11 @@ def save_only_trainable(accelerator: Accelerator) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The last line of an error's text: what a person reads, without a worker's traceback."""
-    lines = str(error).strip().splitlines()
-    return (lines[-1] if lines else type(error).__name__).removeprefix("ValueError: ")
+    """An error's text in one line; of an error in a data loading worker only the last, without the traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "in DataLoader worker process" in lines[0]:
+        return re.sub(r"^[\w.]+: ", "", lines[-1])
+    return " ".join(lines) or type(error).__name__
 
 
 class CurveTracker(GeneralTracker):
@@ -138,15 +161,17 @@ class CurveTracker(GeneralTracker):
     name = "curve"
     requires_logging_directory = False
 
-    @on_main_process
     def __init__(self, output_dir: str | Path, resume_step: int = 0) -> None:
         super().__init__()
-        self.path = Path(output_dir) / "curve.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= resume_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        self.path, self.resume_step = Path(output_dir) / "curve.jsonl", resume_step
+
+    @on_main_process
+    def start(self) -> None:
+        """Cut the file at the step where the run begins; called by accelerate once processes know each other."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
+        kept = [line for line in whole if json.loads(line)["step"] <= self.resume_step]
+        write_bytes(self.path, "".join(kept).encode())
 
     @property
     def tracker(self) -> "CurveTracker":
@@ -156,7 +181,7 @@ class CurveTracker(GeneralTracker):
     @on_main_process
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Keep the run's options in `options.json`."""
-        self.path.with_name("options.json").write_text(json.dumps(values, indent=2, default=str) + "\n")
+        write_bytes(self.path.with_name("options.json"), (json.dumps(values, indent=2) + "\n").encode())
 
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
@@ -173,5 +198,9 @@ def _trainable_file(folder: str, number: int) -> str:
     return os.path.join(folder, f"trainable_{number}.safetensors")
 
 
-def _part(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part")
+def _flush(folder: Path) -> None:
+    """Have the files on the disk itself before the folder gets its name: the machine may lose its power, too."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

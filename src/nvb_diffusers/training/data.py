@@ -1,6 +1,6 @@
 """Data sets of the training steps, over the one on-disk format (`nvb_diffusers.training.format`).
 
-Step 1 reads single pictures (`FaceDataset`), step 2 several pictures of one identity (`MultiViewFaceDataset`). Both give,
+Step 1 reads single pictures (`FaceDataset`), step 2 several of one identity (`MultiViewFaceDataset`). Both give,
 besides the clean pictures, their degraded copies, all made with one `DegradationParams` drawn for the sample (Eq. 7).
 A sample is asked for by its key (`nvb_diffusers.training.sampling`), from which everything random in it follows.
 """
@@ -14,12 +14,14 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from nvb_diffusers.camera import mirror_camera
 from nvb_diffusers.training.degradation import apply, draw_degradation
 from nvb_diffusers.training.format import read_records
-from nvb_diffusers.training.sampling import HELD_OUT_KEY
+from nvb_diffusers.training.pictures import resized
+from nvb_diffusers.training.sampling import HELD_OUT_KEY, VIEWS, KeySampler, ShardSampler, sample_generator
+from nvb_diffusers.training.streaming import RECORD_FEATURES, ShardedRecords
 
 FLIP_PROBABILITY = 0.5
 
@@ -40,15 +42,30 @@ def load_records(data_dir: str | Path, split: str) -> datasets.Dataset:
         "view": [record["view"] for record in records],
         "camera": [record.get("camera") for record in records],
     }
-    features = datasets.Features(
-        {
-            "image": datasets.Image(mode="RGB"),
-            "identity": datasets.Value("string"),
-            "view": datasets.Value("int64"),
-            "camera": datasets.List(datasets.Value("float64")),
-        }
-    )
-    return datasets.Dataset.from_dict(columns, features=features)
+    return datasets.Dataset.from_dict(columns, features=RECORD_FEATURES)
+
+
+def read_record(records: datasets.Dataset | ShardedRecords, index: int) -> dict[str, Any]:
+    """One record with its picture.
+
+    Raises:
+        ValueError: names the picture that cannot be read, or is not square.
+    """
+    try:
+        record = records[index]
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken file as any of the three
+        raise ValueError(f"cannot read picture {_picture_name(records, index)}: {error}") from None
+    width, height = record["image"].size
+    if width != height:
+        name = _picture_name(records, index)
+        raise ValueError(f"picture {name} is {width}x{height}, but training pictures are square crops")
+    return record
+
+
+def file_names(records: datasets.Dataset) -> list[str]:
+    """Where the pictures are, from the folder of their identity on."""
+    images = records.cast_column("image", datasets.Image(decode=False))["image"]
+    return ["/".join(Path(image["path"]).parts[-2:]) for image in images]
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class SampleTransform:
         clean, cameras = [], []
         for record in records:
             camera = torch.tensor(record["camera"], dtype=torch.float32) if record["camera"] is not None else None
-            picture, camera = self._crop(_decode(record["image"]), camera, generator)
+            picture, camera = self._crop(record["image"], camera, generator)
             clean.append(picture[:, ::-1] if flipped else picture)
             cameras.append(mirror_camera(camera) if flipped and camera is not None else camera)
         sample = {
@@ -103,27 +120,27 @@ class SampleTransform:
         """A random square of the picture, resized, and the camera that sees just that square."""
         side = 1.0 - self.crop_jitter * generator.random()
         left, top = (1.0 - side) * generator.random(2)
-        if image.size != (self.resolution, self.resolution) or side < 1.0:
-            width, height = image.size
-            box = (left * width, top * height, (left + side) * width, (top + side) * height)
-            image = image.resize((self.resolution, self.resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+        width, height = image.size
+        box = (left * width, top * height, (left + side) * width, (top + side) * height)
         if camera is not None:
             affine = torch.tensor([[1 / side, 0, -left / side], [0, 1 / side, -top / side], [0, 0, 1]]).float()
             camera = torch.cat([camera[:16], (affine @ camera[16:].view(3, 3)).flatten()])
-        return np.asarray(image), camera
+        return resized(image, self.resolution, box), camera
 
 
 class _CachedLatents:
     """Latents (N, 2, C, h, w) of every picture of `records` and of its mirror image."""
 
-    records: datasets.Dataset
-    latents: np.ndarray | None
+    records: datasets.Dataset | ShardedRecords
+    latents: np.ndarray | None = None
 
     def use_latents(self, latents: np.ndarray) -> None:
         """Give these latents with every sample, so that nobody has to encode the pictures again."""
         count = len(self.records)
         if latents.shape[:2] != (count, 2):
-            raise ValueError(f"cached latents have shape {latents.shape}, expected ({count}, 2, ...): remove the old cache")
+            raise ValueError(
+                f"cached latents have shape {latents.shape}, expected ({count}, 2, ...): remove the old cache"
+            )
         self.latents = latents
 
 
@@ -134,11 +151,13 @@ class FaceDataset(_CachedLatents, Dataset):
         data_dir: a folder in the project's format; cameras are optional.
         split: train, validation or test.
         transform: what happens to each picture.
+        streaming: whether `data_dir` holds shards (`nvb_diffusers.training.streaming`), and may be a URL.
     """
 
-    def __init__(self, data_dir: str | Path, split: str, transform: SampleTransform) -> None:
-        self.records, self.transform = load_records(data_dir, split), transform
-        self.latents: np.ndarray | None = None
+    def __init__(self, data_dir: str | Path, split: str, transform: SampleTransform, streaming: bool = False) -> None:
+        self.records = ShardedRecords(str(data_dir), split) if streaming else load_records(data_dir, split)
+        self.transform = transform
+        self.has_cameras = _has_cameras(self.records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -146,7 +165,9 @@ class FaceDataset(_CachedLatents, Dataset):
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
         """Sample of a key: the transform's values without V, and `latents` (C, h, w) where they are cached."""
         index = key % len(self)
-        sample = self.transform([_record(self.records, index)], key)
+        sample = self.transform([read_record(self.records, index)], key)
+        if not self.has_cameras:  # of any picture, or of some, which would not make a batch
+            sample.pop("camera_params", None)
         if self.latents is not None:
             sample["latents"] = _cached(self.latents, [index], sample)
         return {name: value[0] if value.ndim > 0 else value for name, value in sample.items()}
@@ -162,19 +183,22 @@ class MultiViewFaceDataset(_CachedLatents, Dataset):
         split: train, validation or test.
         transform: what happens to the pictures of a sample.
         num_target_views: other views beside the source, 7 in the paper.
+        streaming: whether `data_dir` holds shards (`nvb_diffusers.training.streaming`), and may be a URL.
     """
 
     def __init__(
-        self, data_dir: str | Path, split: str, transform: SampleTransform, num_target_views: int = 7
+        self,
+        data_dir: str | Path,
+        split: str,
+        transform: SampleTransform,
+        num_target_views: int = 7,
+        streaming: bool = False,
     ) -> None:
-        self.records, self.transform, self.num_views = load_records(data_dir, split), transform, num_target_views + 1
-        self.latents: np.ndarray | None = None
-        by_identity: dict[str, list[int]] = {}
-        for index, (identity, camera) in enumerate(zip(self.records["identity"], self.records["camera"], strict=True)):
-            if camera is None:
-                raise ValueError(f"identity {identity} in {data_dir} has a picture without a camera: step 2 needs it")
-            by_identity.setdefault(identity, []).append(index)
-        self.views = list(by_identity.values())
+        self.records = ShardedRecords(str(data_dir), split) if streaming else load_records(data_dir, split)
+        self.transform, self.num_views = transform, num_target_views + 1
+        if not _has_cameras(self.records):
+            raise ValueError(f"{data_dir} has pictures without a camera in split {split!r}: step 2 needs them all")
+        self.views = _views_by_identity(self.records)
         fewest = min(len(views) for views in self.views)
         if fewest < self.num_views:
             raise ValueError(
@@ -186,13 +210,32 @@ class MultiViewFaceDataset(_CachedLatents, Dataset):
         return len(self.views)
 
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
-        """Sample of a key: the transform's values, V = 1 + targets, and `latents` (V, C, h, w) where they are cached."""
-        generator = np.random.default_rng([self.transform.seed, 1, key])  # apart from the transform's own draws
+        """Sample of a key: the transform's values, V = 1 + targets, and `latents` (V, C, h, w) if they are cached."""
+        generator = sample_generator(key, self.transform.seed, VIEWS)
         chosen = generator.permutation(self.views[key % len(self)])[: self.num_views].tolist()
-        sample = self.transform([_record(self.records, index) for index in chosen], key)
+        sample = self.transform([read_record(self.records, index) for index in chosen], key)
         if self.latents is not None:
             sample["latents"] = _cached(self.latents, chosen, sample)
         return sample
+
+
+def key_sampler(
+    dataset: FaceDataset | MultiViewFaceDataset, seed: int, start: int, batch_size: int, readers: int
+) -> Sampler[int]:
+    """Endless keys of the data set's samples: of a streamed one in an order in which each reader stays in one shard.
+
+    Args:
+        dataset: what the keys are of.
+        seed: of the order.
+        start: keys to leave out, when a run resumes.
+        batch_size: keys in a row that one reader gets.
+        readers: worker processes that load data, over all processes of the run.
+    """
+    if not isinstance(dataset.records, ShardedRecords):
+        return KeySampler(len(dataset), seed, start)
+    by_identity = isinstance(dataset, MultiViewFaceDataset)
+    lengths = [len(views) if by_identity else sum(views) for views in dataset.records.views_per_shard]
+    return ShardSampler(lengths, seed, batch_size, readers, start)
 
 
 def held_out_batch(dataset: FaceDataset | MultiViewFaceDataset, count: int) -> dict[str, torch.Tensor]:
@@ -209,18 +252,27 @@ def split_batch(batch: dict[str, torch.Tensor], size: int) -> list[dict[str, tor
     return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
 
 
-def _record(records: datasets.Dataset, index: int) -> dict[str, Any]:
-    try:
-        return records[index]
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken file as any of the three
-        path = records.cast_column("image", datasets.Image(decode=False))[index]["image"]["path"]
-        raise ValueError(f"cannot read picture {path}: {error}") from None
+def _picture_name(records: datasets.Dataset | ShardedRecords, index: int) -> str:
+    if isinstance(records, ShardedRecords):
+        return records.picture_name(index)
+    return records.cast_column("image", datasets.Image(decode=False))[index]["image"]["path"]
 
 
-def _decode(image: Image.Image) -> Image.Image:
-    if image.width != image.height:
-        raise ValueError(f"a picture is {image.width}x{image.height}, but training pictures are square crops")
-    return image.convert("RGB")
+def _has_cameras(records: datasets.Dataset | ShardedRecords) -> bool:
+    """Whether every picture has its camera."""
+    if isinstance(records, ShardedRecords):
+        return records.has_cameras
+    return all(camera is not None for camera in records["camera"])
+
+
+def _views_by_identity(records: datasets.Dataset | ShardedRecords) -> list[Sequence[int]]:
+    """The records of each identity, in the order in which the identities come first."""
+    if isinstance(records, ShardedRecords):
+        return records.views
+    by_identity: dict[str, list[int]] = {}
+    for index, identity in enumerate(records["identity"]):
+        by_identity.setdefault(identity, []).append(index)
+    return list(by_identity.values())
 
 
 def _to_pixel_values(pictures: Sequence[np.ndarray]) -> torch.Tensor:

@@ -46,66 +46,22 @@ Poisson noise is its normal approximation, because a sampled Poisson variable ha
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TypeVar
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from nvb_diffusers.training.kernels import KERNEL_KINDS, gaussian_kernel, gaussian_line, sinc_kernel
+
 REFERENCE_SIZE = 512
 PHOTONS = 256
-KERNEL_KINDS = (
-    "isotropic", "anisotropic", "generalised_isotropic", "generalised_anisotropic", "plateau_isotropic",
-    "plateau_anisotropic",
-)  # fmt: skip
 RESIZE_MODES = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 NOISE_KINDS = ("gaussian", "poisson")
 
 Range = tuple[float, float]
 ImageType = TypeVar("ImageType", np.ndarray, Image.Image)
-
-
-def gaussian_kernel(kind: str, taps: int, sigma_x: float, sigma_y: float, rotation: float, shape: float) -> np.ndarray:
-    """(taps, taps) float32 with sum 1: one of the six bell-shaped kernels of Real-ESRGAN.
-
-    Args:
-        kind: One of `KERNEL_KINDS`; plateau kernels are `1 / (1 + d^shape)`, the others `exp(-d^shape / 2)`, where d is
-            the squared distance in sigmas.
-        taps: Odd side of the kernel.
-        sigma_x: Pixels along the first axis of the ellipse.
-        sigma_y: Pixels along the second axis.
-        rotation: Radians from image x (right) towards image y (down).
-        shape: Exponent; 1 is a Gaussian.
-    """
-    offsets = np.arange(taps) - taps // 2
-    cosine, sine = math.cos(rotation), math.sin(rotation)
-    along = cosine * offsets[None, :] + sine * offsets[:, None]
-    across = cosine * offsets[:, None] - sine * offsets[None, :]
-    distance = ((along / sigma_x) ** 2 + (across / sigma_y) ** 2) ** shape
-    kernel = 1 / (1 + distance) if kind.startswith("plateau") else np.exp(-distance / 2)
-    return (kernel / kernel.sum()).astype(np.float32)
-
-
-def sinc_kernel(taps: int, cutoff: float) -> np.ndarray:
-    """(taps, taps) float32 with sum 1: the circular low-pass filter that leaves ringing at edges.
-
-    The kernel is `cutoff J1(cutoff r) / (2 pi r)`, the inverse Fourier transform of a disc of radius `cutoff`.
-
-    Args:
-        taps: Odd side of the kernel.
-        cutoff: Radians per pixel, below pi.
-    """
-    offsets = np.arange(taps) - taps // 2
-    squared, where = np.unique(offsets[None, :] ** 2 + offsets[:, None] ** 2, return_inverse=True)
-    radius = np.sqrt(squared[1:])
-    # Bessel's integral; the midpoint rule is exact to rounding with more nodes than the largest argument.
-    nodes = (np.arange(math.ceil(cutoff * radius[-1]) + 32) + 0.5) / (math.ceil(cutoff * radius[-1]) + 32) * np.pi
-    bessel = np.cos(nodes - cutoff * radius[:, None] * np.sin(nodes)).mean(axis=1)
-    profile = np.concatenate([[cutoff**2 / (4 * np.pi)], cutoff * bessel / (2 * np.pi * radius)])
-    kernel = profile[where].reshape(taps, taps)
-    return (kernel / kernel.sum()).astype(np.float32)
 
 
 def _scaled_taps(taps: int, density: float) -> int:
@@ -131,6 +87,7 @@ class Blur:
     def __post_init__(self) -> None:
         _check(self.kind in KERNEL_KINDS, f"blur kind is {self.kind!r}, expected one of {', '.join(KERNEL_KINDS)}")
         _check(self.taps % 2 == 1 and 3 <= self.taps <= 101, f"blur taps is {self.taps}, expected odd, 3 to 101")
+        _check(math.isfinite(self.rotation), f"blur rotation is {self.rotation}, expected a finite angle")
         numbers = (self.sigma_x, self.sigma_y, self.shape)
         _check(all(0 < n < math.inf for n in numbers), f"blur sigma and shape are {numbers}, expected above 0")
 
@@ -138,8 +95,7 @@ class Blur:
         """(H, W, 3) -> (H, W, 3), blurred."""
         taps, sigma_x, sigma_y = _scaled_taps(self.taps, density), self.sigma_x * density, self.sigma_y * density
         if self.kind == "isotropic":  # the only separable one
-            line = np.exp(-0.5 * ((np.arange(taps) - taps // 2) / sigma_x) ** 2)
-            line = (line / line.sum()).astype(np.float32)
+            line = gaussian_line(taps, sigma_x)
             return cv2.sepFilter2D(picture, -1, line, line)
         kernel = gaussian_kernel(self.kind, taps, sigma_x, sigma_y, self.rotation, self.shape)
         return cv2.filter2D(picture, -1, kernel)
@@ -218,7 +174,8 @@ class Noise:
             intensity = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] if self.gray else picture
             pattern *= np.sqrt(np.maximum(intensity, 0))
             pattern *= self.strength * density / math.sqrt(PHOTONS)
-        return np.clip(picture + pattern, 0, 1)
+        noisy = picture + pattern
+        return np.clip(noisy, 0, 1, out=noisy)
 
 
 @dataclass(frozen=True)
@@ -346,27 +303,27 @@ def _face_preset(factor: Range, sigma: Range, gaussian: Range, jpeg: tuple[int, 
 
 
 def _second_order_preset(factor: Range, first: PassRanges, second: PassRanges) -> Preset:
+    second = replace(second, blur_probability=0.8, up_down_keep=(0.3, 0.4, 0.3))
     return Preset(factor, (first, second), final_sinc_probability=0.8, enlarge_mode="bicubic")
 
 
-_PASS_2 = {"blur_probability": 0.8, "up_down_keep": (0.3, 0.4, 0.3)}
 PRESETS: dict[str, Preset] = {
     "mild": _face_preset((1.5, 4.0), sigma=(0.1, 2.5), gaussian=(0.0, 8.0), jpeg=(60, 95)),
     "medium": _second_order_preset(
         (4.0, 8.0),
         PassRanges((7, 21), (0.5, 3.0), (1.0, 15.0), (50, 95), scale=(0.4, 1.2), poisson=(0.05, 1.5)),
-        PassRanges((7, 21), (0.2, 1.5), (1.0, 10.0), (40, 95), scale=(0.5, 1.2), poisson=(0.05, 1.0), **_PASS_2),
+        PassRanges((7, 21), (0.2, 1.5), (1.0, 10.0), (40, 95), scale=(0.5, 1.2), poisson=(0.05, 1.0)),
     ),
     "severe": _second_order_preset(
         (12.8, 21.3),
         PassRanges((21, 41), (2.0, 8.0), (8.0, 30.0), (30, 80), scale=(0.2, 1.2), poisson=(0.5, 3.0),
                    up_down_keep=(0.1, 0.8, 0.1)),
-        PassRanges((7, 21), (0.2, 1.5), (3.0, 15.0), (30, 75), scale=(0.6, 1.2), poisson=(0.05, 1.5), **_PASS_2),
+        PassRanges((7, 21), (0.2, 1.5), (3.0, 15.0), (30, 75), scale=(0.6, 1.2), poisson=(0.05, 1.5)),
     ),
     "real_esrgan": _second_order_preset(
         (4.0, 4.0),
         PassRanges((7, 21), (0.2, 3.0), (1.0, 30.0), (30, 95), scale=(0.15, 1.5), poisson=(0.05, 3.0)),
-        PassRanges((7, 21), (0.2, 1.5), (1.0, 25.0), (30, 95), scale=(0.3, 1.2), poisson=(0.05, 2.5), **_PASS_2),
+        PassRanges((7, 21), (0.2, 1.5), (1.0, 25.0), (30, 95), scale=(0.3, 1.2), poisson=(0.05, 2.5)),
     ),
     "codeformer": _face_preset((1.0, 12.0), sigma=(0.1, 10.0), gaussian=(0.0, 15.0), jpeg=(60, 100)),
 }  # fmt: skip

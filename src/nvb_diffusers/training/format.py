@@ -47,7 +47,7 @@ def read_records(data_dir: str | Path) -> list[dict[str, Any]]:
         data_dir: the folder that holds `images/metadata.jsonl`.
 
     Raises:
-        ValueError: names file and line, as in `.../metadata.jsonl:17: camera has 24 numbers, ...`.
+        ValueError: names file and line, as in `.../metadata.jsonl:17: view is None, ...`.
     """
     path = metadata_path(data_dir)
     if not path.is_file():
@@ -142,7 +142,7 @@ def read_eg3d_labels(path: str | Path) -> list[tuple[str, list[float]]]:
     """
     content = read_json(path)
     labels = content.get("labels") if isinstance(content, dict) else None
-    if not labels or not all(isinstance(item, list) and len(item) == 2 for item in labels):
+    if not labels or not all(isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) for item in labels):
         raise ValueError(f'{path} holds no cameras: expected {{"labels": [["<file name>", [25 numbers]], ...]}}')
     for name, camera in labels:
         try:
@@ -152,15 +152,21 @@ def read_eg3d_labels(path: str | Path) -> list[tuple[str, list[float]]]:
     return [(name, camera) for name, camera in labels if not Path(name).stem.endswith("_mirror")]
 
 
-def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any]) -> None:
+def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: Iterable[str | Path] = ()) -> None:
     """Make the folder of a new data set and note how it is made, in `prepare.json`.
 
-    A second call with the same settings goes on where the first stopped: pictures are written at once, so those already
-    there are whole and of these settings.
+    A second call with the same settings and inputs goes on where the first stopped: pictures are written at once, so
+    those already there are whole and of these settings.
+
+    Args:
+        data_dir: the folder to make, which must be new, empty or begun in this way.
+        settings: JSON values.
+        inputs: files the pictures depend on, such as labels; their contents count, by a hash.
     """
     folder = Path(data_dir)
     note = folder / "prepare.json"
-    text = json.dumps(dict(settings), indent=2, default=str) + "\n"
+    hashes = {f"sha256 of {Path(path).name}": hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in inputs}
+    text = json.dumps({**settings, **hashes}, indent=2) + "\n"
     if note.is_file():
         before = read_json(note)
         now = json.loads(text)

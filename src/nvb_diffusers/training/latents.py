@@ -1,5 +1,7 @@
 """Pictures to diffusion latents, with any of diffusers' autoencoders, and a cache of them on disk."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import datasets
 import numpy as np
 import torch
 from diffusers import ModelMixin
-from PIL import Image
 from tqdm.auto import tqdm
+
+from nvb_diffusers.training.data import file_names, read_record
+from nvb_diffusers.training.format import read_json, write_bytes
+from nvb_diffusers.training.pictures import resized
 
 
 def encode_latents(vae: ModelMixin, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -22,6 +27,12 @@ def encode_latents(vae: ModelMixin, pixel_values: torch.Tensor) -> torch.Tensor:
     else:
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent
     return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+
+
+def latent_side(vae: ModelMixin, resolution: int) -> int:
+    """Side of the latents of pictures of a resolution."""
+    widths = vae.config.get("block_out_channels") or vae.config.get("encoder_block_out_channels")
+    return resolution // 2 ** (len(widths) - 1)
 
 
 @torch.no_grad()
@@ -38,32 +49,46 @@ def with_latents(batch: dict[str, torch.Tensor], vae: ModelMixin) -> dict[str, t
 def cache_latents(
     vae: ModelMixin, records: datasets.Dataset, resolution: int, path: str | Path, batch_size: int = 64
 ) -> np.ndarray:
-    """Latents (N, 2, C, h, w) in half precision of every picture and of its mirror image, read from `path` if it exists.
+    """Latents (N, 2, C, h, w) in float16 of every picture and of its mirror image, from disk where they are there.
 
     Args:
-        vae: the autoencoder; its device is used.
-        records: an HF data set with an `image` column of square pictures.
-        resolution: side at which the pictures are encoded.
-        path: a .npy file, written at once.
+        vae: on the device that it should run on.
+        records: N pictures.
+        resolution: at which the pictures are encoded.
+        path: a .npy file, written at once; a note beside it says what it holds.
         batch_size: pictures at a time.
+
+    Raises:
+        ValueError: the file holds the latents of another autoencoder, resolution or list of pictures.
     """
     path = Path(path)
+    note, content = path.with_name(f"{path.name}.json"), _describe(vae, records, resolution)
     if path.exists():
+        if not note.exists() or read_json(note) != content:
+            raise ValueError(f"{path} holds latents of another autoencoder, resolution or data set: remove it")
         return np.load(path, mmap_mode="r")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(note, json.dumps(content).encode())
     part = path.with_name(f".{path.name}.part")
-    cache = None
-    for start in tqdm(range(0, len(records), batch_size), desc="caching latents"):
-        images = records[start : start + batch_size]["image"]
-        resized = [image.resize((resolution, resolution), Image.Resampling.LANCZOS) for image in images]
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized])).permute(0, 3, 1, 2)
-        pixels = (pixels.float() / 127.5 - 1).to(vae.device)  # (B, 3, S, S)
-        both = torch.stack([encode_latents(vae, pixels), encode_latents(vae, pixels.flip(-1))], dim=1)
-        if cache is None:
-            shape = (len(records), *both.shape[1:])
-            cache = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-        cache[start : start + len(images)] = both.cpu().numpy()
-    assert cache is not None  # load_records gives no empty split
-    cache.flush()
+    with part.open("wb") as file:  # not a memory map: a full disk would kill the process instead of raising an error
+        for start in tqdm(range(0, len(records), batch_size), desc="caching latents"):
+            indices = range(start, min(start + batch_size, len(records)))
+            pixels = np.stack([resized(read_record(records, index)["image"], resolution) for index in indices])
+            pixel_values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 3, S, S)
+            pixel_values = pixel_values.to(vae.device)
+            both = torch.stack([encode_latents(vae, pixel_values), encode_latents(vae, pixel_values.flip(-1))], dim=1)
+            if start == 0:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (len(records), *both.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(both.to(torch.float16).cpu().contiguous().numpy().tobytes())
     os.replace(part, path)
     return np.load(path, mmap_mode="r")
+
+
+def _describe(vae: ModelMixin, records: datasets.Dataset, resolution: int) -> dict[str, str | int]:
+    """What a cache depends on; pictures count by their names."""
+    config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    weights = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for _, value in sorted(vae.state_dict().items()):
+        weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    names = hashlib.sha256("\n".join(file_names(records)).encode())
+    return {"autoencoder": weights.hexdigest()[:16], "resolution": resolution, "pictures": names.hexdigest()[:16]}

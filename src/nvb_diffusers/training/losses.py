@@ -53,7 +53,7 @@ def diffusion_loss(
 def feature_loss(features: torch.Tensor, target_features: torch.Tensor, cosine_weight: float = 2.0) -> torch.Tensor:
     """Distance of view features (B, V, C, H, W) from those of the degraded true views, a scalar (Eq. 7).
 
-    Mean squared error + `cosine_weight` (lambda) x (1 - cosine over C). Both are means, over elements and over positions.
+    Mean squared error + `cosine_weight` (lambda) x (1 - cosine over C): means over elements and over positions.
     """
     features, target_features = features.float(), target_features.float()
     cosine = F.cosine_similarity(features, target_features, dim=2)  # (B, V, H, W)

@@ -1,7 +1,16 @@
-"""Validation pictures: tensors to images, and their PSNR."""
+"""Pictures at the size of training, and validation pictures: tensors to images, and their PSNR."""
 
+import numpy as np
 import torch
 from PIL import Image
+
+
+def resized(image: Image.Image, resolution: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """Pixels (S, S, 3) of a picture, or of its `box` (left, top, right, bottom); Lanczos where sizes differ."""
+    width, height = image.size
+    if (width, height) == (resolution, resolution) and box in (None, (0, 0, width, height)):
+        return np.asarray(image)
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
 
 
 def to_images(pixel_values: torch.Tensor) -> list[Image.Image]:

@@ -1,14 +1,19 @@
 """Randomness that belongs to a sample, not to a process.
 
-Every sample of a run has a number, its `key`. Its degradation, mirror flip, time step and noise are drawn from generators
-seeded by (seed, key), so a run resumed at step N, or spread over P processes, sees what one uninterrupted process sees.
+Every sample of a run has a number, its `key`. Its degradation, mirror flip, time step and noise are drawn from
+generators seeded by (seed, key), so a run resumed at step N, or spread over P processes, sees what one uninterrupted
+process sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+# What is drawn for a sample comes from separate generators, so that one draw more leaves the others as they were.
+TIMESTEPS, NOISE, DROPPED, VIEWS = range(4)
 
 HELD_OUT_KEY = 1 << 40  # about where the keys of validation samples begin: none of training's, the same in every run
 
@@ -38,23 +43,65 @@ class KeySampler(Sampler[int]):
             epoch, position = epoch + 1, 0
 
 
+class ShardSampler(Sampler[int]):
+    """Endless keys of a data set in shards, in an order in which each reader stays in one shard until it is through.
+
+    All shards follow each other in a new order in every epoch, and the next shard in this endless row goes to the next
+    reader; within a shard the samples come in a new order too. Reader r gets the batches r, r + readers, ..., which is
+    how batches are dealt to the processes of a run and to the workers of a process. The order of the samples depends on
+    the number of readers, the sample of a key does not.
+
+    Args:
+        lengths: samples in each shard.
+        seed: another number gives other orders.
+        batch_size: keys in a row that one reader gets.
+        readers: workers that load data, over all processes.
+        start: keys to leave out, when a run resumes.
+    """
+
+    def __init__(self, lengths: Sequence[int], seed: int, batch_size: int, readers: int, start: int = 0) -> None:
+        self.lengths, self.seed, self.start = list(lengths), seed, start
+        self.batch_size, self.readers = batch_size, readers
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(self._all_keys(), self.start, None)
+
+    def _all_keys(self) -> Iterator[int]:
+        streams = [self._reader_keys(reader) for reader in range(self.readers)]
+        while True:
+            for stream in streams:
+                yield from islice(stream, self.batch_size)
+
+    def _reader_keys(self, reader: int) -> Iterator[int]:
+        first = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
+        for visit in count(reader, self.readers):
+            epoch, place = divmod(visit, len(self.lengths))
+            shard = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))[place])
+            order = np.random.default_rng([self.seed, epoch, shard + 1]).permutation(self.lengths[shard])
+            for index in order.tolist():
+                yield epoch * first[-1] + first[shard] + index
+
+
 def draw_timesteps(keys: torch.Tensor, num_train_timesteps: int, seed: int) -> torch.Tensor:
     """Uniform time steps (B,) of the samples with these keys (B,)."""
-    draws = [_generator(key, seed, stream=0).integers(num_train_timesteps) for key in keys.tolist()]
+    draws = [sample_generator(key, seed, TIMESTEPS).integers(num_train_timesteps) for key in keys.tolist()]
     return torch.tensor(draws, device=keys.device, dtype=torch.long)
 
 
-def draw_noise(keys: torch.Tensor, shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def draw_noise(
+    keys: torch.Tensor, shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Gaussian noise (B, *shape) of the samples with these keys (B,)."""
-    draws = [_generator(key, seed, stream=1).standard_normal(shape, dtype=np.float32) for key in keys.tolist()]
+    draws = [sample_generator(key, seed, NOISE).standard_normal(shape, dtype=np.float32) for key in keys.tolist()]
     return torch.from_numpy(np.stack(draws)).to(keys.device, dtype)
 
 
 def draw_dropped(keys: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
     """Which of the samples (B,) lose their conditioning, as booleans."""
-    draws = [_generator(key, seed, stream=2).random() < probability for key in keys.tolist()]
+    draws = [sample_generator(key, seed, DROPPED).random() < probability for key in keys.tolist()]
     return torch.tensor(draws, device=keys.device)
 
 
-def _generator(key: int, seed: int, stream: int) -> np.random.Generator:
+def sample_generator(key: int, seed: int, stream: int) -> np.random.Generator:
+    """The generator of one of the streams of the sample with this key."""
     return np.random.default_rng([seed, stream, key])

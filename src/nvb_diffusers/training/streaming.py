@@ -1,0 +1,104 @@
+"""Data sets in shards, read one shard at a time from a folder or a URL, so that a set may be larger than the disk.
+
+`training/prepare_shards.py` makes them from a folder in the project's format: parquet files with the bytes of the
+pictures inside, the views of an identity side by side in one file, and `shards.json`, which says what is in which file:
+
+    {"train": [{"file": "train-00000.parquet", "views": [16, 16, ...], "cameras": true}, ...], ...}
+
+where `views` counts the pictures of each identity. Every HF data set tool reads the parquet files as they are.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import datasets
+import fsspec
+import pyarrow.parquet
+
+INDEX_FILE = "shards.json"
+RECORD_FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(mode="RGB"),
+        "identity": datasets.Value("string"),
+        "view": datasets.Value("int64"),
+        "camera": datasets.List(datasets.Value("float64")),
+    }
+)
+
+
+class ShardedRecords:
+    """The records of one split, of which one shard at a time is in memory.
+
+    Reading records in their order, or shard by shard (`ShardSampler`), reads each shard once; jumping about reads a
+    whole shard for every record.
+
+    Args:
+        data_dir: a folder, or a URL of fsspec such as `hf://datasets/<user>/<name>`, with `shards.json`.
+        split: train, validation or test.
+
+    Raises:
+        ValueError: there are no shards of the split at `data_dir`.
+    """
+
+    def __init__(self, data_dir: str, split: str) -> None:
+        self.data_dir = data_dir.rstrip("/")
+        shards = _read_index(self.data_dir).get(split)
+        if not shards:
+            raise ValueError(f"{self.data_dir}/{INDEX_FILE} has no shard of split {split!r}")
+        self.files: list[str] = [shard["file"] for shard in shards]
+        self.views_per_shard: list[list[int]] = [shard["views"] for shard in shards]
+        self.has_cameras = all(shard["cameras"] for shard in shards)
+        self._starts = list(accumulate((sum(views) for views in self.views_per_shard), initial=0))
+        self._loaded: tuple[int, datasets.Dataset] | None = None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One record, its picture decoded."""
+        shard, place = self._locate(index)
+        return self._load(shard)[place]
+
+    @property
+    def views(self) -> list[Sequence[int]]:
+        """The indices of the records of each identity."""
+        ends = list(accumulate((count for views in self.views_per_shard for count in views), initial=0))
+        return [range(start, end) for start, end in pairwise(ends)]
+
+    def picture_name(self, index: int) -> str:
+        """Which picture of which shard a record is."""
+        shard, place = self._locate(index)
+        image = self._load(shard).cast_column("image", datasets.Image(decode=False))[place]["image"]
+        return f"{image['path']} in {self.data_dir}/{self.files[shard]}"
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        shard = bisect_right(self._starts, index) - 1
+        return shard, index - self._starts[shard]
+
+    def _load(self, shard: int) -> datasets.Dataset:
+        if self._loaded is None or self._loaded[0] != shard:
+            self._loaded = None  # before the next one comes: there is room for one
+            path = f"{self.data_dir}/{self.files[shard]}"
+            try:
+                with fsspec.open(path) as file:
+                    table = pyarrow.parquet.read_table(file)
+            except (OSError, ValueError) as error:
+                raise OSError(f"cannot read shard {path}: {error}") from None
+            self._loaded = shard, datasets.Dataset(datasets.table.InMemoryTable(table)).cast(RECORD_FEATURES)
+        return self._loaded[1]
+
+
+def _read_index(data_dir: str) -> dict[str, Any]:
+    path = f"{data_dir}/{INDEX_FILE}"
+    try:
+        with fsspec.open(path) as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise ValueError(
+            f"no shards at {data_dir}: {path} does not exist, training/prepare_shards.py makes it"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,545 @@
+"""The pipeline's call on tiny random models: what it computes, how often, and with what parts of diffusers."""
+
+import io
+from types import MethodType
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from conftest import LATENT_SHAPE, SIDE, WIDTH, tiny_encoder, tiny_pipeline, tiny_unet, tiny_vae
+from diffusers import AutoencoderDC, AutoencoderTiny, EulerDiscreteScheduler, HeunDiscreteScheduler
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+
+from nvb_diffusers import NVBFacePipeline, NVBFacePipelineOutput
+from nvb_diffusers.camera import average_cameras, camera_from_angles, check_camera_params, orbit_cameras
+
+STEPS = 3
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with numpy 2
+CAMERAS = orbit_cameras(3, yaw_range_deg=(-40, 40))
+SCHEDULERS = {
+    "DDIMScheduler": {},
+    "DDPMScheduler": {},
+    "DEISMultistepScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "DPMSolverMultistepScheduler sde": {"algorithm_type": "sde-dpmsolver++"},
+    "DPMSolverSinglestepScheduler": {"lower_order_final": True},
+    "EulerAncestralDiscreteScheduler": {},
+    "EulerDiscreteScheduler": {"timestep_spacing": "trailing"},
+    "EulerDiscreteScheduler karras": {"use_karras_sigmas": True},
+    "HeunDiscreteScheduler": {},
+    "KDPM2AncestralDiscreteScheduler": {},
+    "LCMScheduler": {},
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "UniPCMultistepScheduler": {},
+}
+
+
+def picture(seed=0, side=SIDE):
+    """A random picture (H, W, 3) in [0, 1]."""
+    return np.random.default_rng(seed).random((side, side, 3), dtype=np.float32)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, *LATENT_SHAPE, generator=seeded(seed))
+
+
+def make_scheduler(name, pipe):
+    changes = SCHEDULERS[name]
+    return getattr(diffusers, name.split()[0]).from_config(pipe.scheduler.config, **changes)
+
+
+def views(pipe, image=None, cameras=CAMERAS, **kwargs):
+    """The views of a call as an array, in few steps and with a seed."""
+    settings = {"num_inference_steps": STEPS, "generator": seeded(), "output_type": "np"}
+    return pipe(picture() if image is None else image, cameras, **(settings | kwargs)).images
+
+
+def difference(first, second):
+    """The largest difference of two arrays of one shape."""
+    assert first.shape == second.shape
+    return np.abs(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)).max()
+
+
+@pytest.fixture
+def batches(pipe, monkeypatch):
+    """The sizes of all batches that go through each part of `pipe`."""
+    sizes = {"image_encoder": [], "build_volume": [], "project": [], "unet": [], "decode": []}
+
+    def count(owner, method, name):
+        original = getattr(owner, method)
+
+        def counted(first, *args, **kwargs):
+            output = original(first, *args, **kwargs)
+            # A projection makes as many feature maps as volumes times views.
+            sizes[name].append(output.shape[:2].numel() if name == "project" else len(first))
+            return output
+
+        monkeypatch.setattr(owner, method, counted)
+
+    count(pipe.image_encoder, "forward", "image_encoder")
+    count(pipe.view_transformer, "build_volume", "build_volume")
+    count(pipe.view_transformer, "project", "project")
+    count(pipe.unet, "forward", "unet")
+    count(pipe.vae, "decode", "decode")
+    return sizes
+
+
+# What comes out
+
+
+def test_call_in_its_simplest_form(pipe):
+    """Assert that a photo of any square size gives a list of pictures, one for each camera, and its own camera."""
+    image = Image.fromarray((255 * picture(side=90)).astype(np.uint8))
+    output = pipe(image, cameras=CAMERAS, num_inference_steps=STEPS)
+    assert isinstance(output, NVBFacePipelineOutput)
+    assert [(type(view), view.size) for view in output.images] == [(Image.Image, (SIDE, SIDE))] * 3
+    assert output.source_cameras.shape == (1, 25)
+    check_camera_params(output.source_cameras)
+
+
+@pytest.mark.parametrize(
+    ("output_type", "shape"),
+    [("np", (SIDE, SIDE, 3)), ("pt", (3, SIDE, SIDE)), ("latent", LATENT_SHAPE)],
+)
+def test_shapes_of_output_types(pipe, output_type, shape):
+    """Assert (V, ...) for one image and (B, V, ...) for several, of which one in a list is a case."""
+    assert views(pipe, output_type=output_type).shape == (3, *shape)
+    assert views(pipe, [picture()], output_type=output_type).shape == (1, 3, *shape)
+    assert views(pipe, [picture(), picture(1)], output_type=output_type).shape == (2, 3, *shape)
+
+
+def test_output_types_hold_the_same_pictures(pipe):
+    """Assert that arrays, tensors, 8-bit pictures and decoded latents are one result."""
+    array = views(pipe)
+    assert 0 <= array.min() < array.max() <= 1
+    assert difference(views(pipe, output_type="pt").movedim(1, -1), array) == 0
+    pil = views(pipe, output_type="pil")
+    assert difference(np.stack(pil), (255 * array).round()) == 0
+    with torch.no_grad():
+        decoded = pipe.decode_latents(views(pipe, output_type="latent"))
+    assert difference((decoded.movedim(1, -1) / 2 + 0.5).clamp(0, 1), array) < 1e-6
+    lists = views(pipe, [picture(1), picture()], output_type="pil", latents=noise(2, 1))
+    assert [len(of_image) for of_image in lists] == [3, 3]
+    assert lists[0][1].tobytes() == views(pipe, picture(1), output_type="pil", latents=noise(2, 1)[:1])[1].tobytes()
+
+
+def test_tuple_equals_dict(pipe):
+    """Assert that `return_dict=False` gives the same two things, as a tuple."""
+    settings = {"cameras": CAMERAS, "num_inference_steps": STEPS, "output_type": "np"}
+    output = pipe(picture(), generator=seeded(), **settings)
+    images, source_cameras = pipe(picture(), generator=seeded(), return_dict=False, **settings)
+    assert np.array_equal(images, output.images)
+    assert torch.equal(source_cameras, output.source_cameras)
+
+
+def test_seed_image_and_camera_decide(pipe):
+    """Assert the same views for the same seed, and others for another seed, another image or another camera."""
+    first = views(pipe)
+    assert np.array_equal(views(pipe), first)
+    assert difference(views(pipe, generator=seeded(1)), first) > 1e-3
+    assert difference(views(pipe, picture(1)), first) > 1e-4
+    moved = views(pipe, cameras=[(-40, 0), (0, 0), (40, 20)])
+    assert difference(moved[:2], first[:2]) < 1e-5
+    assert difference(moved[2], first[2]) > 1e-4
+
+
+# What is computed, and how often
+
+
+@pytest.mark.parametrize("num_views", [1, 5])
+def test_volume_is_built_once_per_image_and_step(pipe, batches, num_views):
+    """Assert that encoder and volume run B T times whatever the number of views, projection and UNet B T V times."""
+    views(pipe, [picture(), picture(1)], orbit_cameras(num_views, (-30, 30)))
+    totals = {name: sum(sizes) for name, sizes in batches.items()}
+    assert totals == {
+        "image_encoder": 2 * STEPS,
+        "build_volume": 2 * STEPS,
+        "project": 2 * STEPS * num_views,
+        "unet": 2 * STEPS * num_views,
+        "decode": 2 * num_views,
+    }
+
+
+def test_repeated_time_steps_are_encoded_once(pipe, batches):
+    """Assert that a second-order scheduler, which visits all time steps but the first twice, costs no conditioning."""
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    views(pipe)
+    assert sum(batches["unet"]) == 3 * (2 * STEPS - 1)
+    assert sum(batches["build_volume"]) == sum(batches["image_encoder"]) == STEPS
+
+
+def test_conditioning_follows_the_time_step(pipe):
+    """Assert that each step's cross-attention reads the features of that very time step, in any order of steps."""
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    states = []
+
+    def collect(_, step, timestep, tensors):
+        states.append((timestep, tensors["encoder_hidden_states"]))
+        return tensors
+
+    views(pipe, callback_on_step_end=collect, callback_on_step_end_tensor_inputs=["encoder_hidden_states"])
+    assert len(states) == 2 * STEPS - 1
+    pixel_values = pipe.preprocess_images([picture()])
+    with torch.no_grad():
+        source_cameras = pipe.encode_views(pixel_values, pipe.scheduler.timesteps.unique())[1]
+        for timestep, encoder_hidden_states in states:
+            features = pipe.image_encoder(pixel_values, timestep).sample
+            expected = pipe.view_transformer(features, timestep, CAMERAS[None], source_cameras).features[0]
+            assert difference(encoder_hidden_states, expected.flatten(2).mT) < 1e-5
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_views_together_equal_single_views(pipe, guidance_scale):
+    """Assert that with given latents a view does not depend on which others are made with it."""
+    latents = noise(1, 3)
+    together = views(pipe, latents=latents, guidance_scale=guidance_scale)
+    for i in range(3):
+        alone = views(pipe, cameras=CAMERAS[i : i + 1], latents=latents[:, i : i + 1], guidance_scale=guidance_scale)
+        assert difference(alone[0], together[i]) < 1e-5
+
+
+@pytest.mark.parametrize("share_noise", [True, False])
+def test_batch_equals_single_calls(pipe, share_noise):
+    """Assert that images in a list, each with its generator and cameras, get what each gets alone, noisy steps too."""
+    images = [picture(), picture(1)]
+    cameras = torch.stack([CAMERAS, orbit_cameras(3, (-10, 50), pitch_deg=5)])
+    settings = {"eta": 1.0, "share_noise": share_noise}
+    batch = views(pipe, images, cameras, generator=[seeded(3), seeded(4)], **settings)
+    for i, seed in enumerate((3, 4)):
+        assert difference(views(pipe, images[i], cameras[i], generator=seeded(seed), **settings), batch[i]) < 1e-5
+    assert difference(batch[0], batch[1]) > 1e-3
+
+
+@pytest.mark.parametrize("view_batch_size", [1, 2, 7])
+def test_view_batch_size_bounds_memory_alone(pipe, batches, view_batch_size):
+    """Assert that no part sees more pictures or views at a time than asked for, and that the views stay the same."""
+    images, settings = [picture(i) for i in range(3)], {"guidance_scale": 2.0, "cameras": CAMERAS[:2]}
+    expected = views(pipe, images, **settings)
+    for sizes in batches.values():
+        sizes.clear()
+    assert difference(views(pipe, images, view_batch_size=view_batch_size, **settings), expected) < 1e-5
+    largest = {name: max(sizes) for name, sizes in batches.items()}
+    assert largest.pop("unet") == 2 * min(view_batch_size, 6)  # guidance makes two of each
+    assert max(largest.values()) == view_batch_size
+
+
+# Noise, cameras, guidance
+
+
+def test_shared_noise_makes_equal_views_of_equal_cameras(pipe):
+    """Assert that all views of an image begin with one noise, unless each is to have its own."""
+    twice = CAMERAS[:1].repeat(2, 1)
+    shared, own = views(pipe, cameras=twice), views(pipe, cameras=twice, share_noise=False)
+    assert difference(shared[0], shared[1]) < 1e-5
+    assert difference(own[0], own[1]) > 1e-3
+
+
+def test_given_latents_stand_for_drawn_ones(pipe):
+    """Assert that noise given for all views, or one for all, equals the same noise drawn, and is left as it was."""
+    latents = noise(2, 1)
+    expected = views(pipe, [picture(), picture(1)])
+    assert np.array_equal(views(pipe, [picture(), picture(1)], latents=latents), expected)
+    assert np.array_equal(views(pipe, [picture(), picture(1)], latents=latents.expand(-1, 3, -1, -1, -1)), expected)
+    assert torch.equal(latents, noise(2, 1))
+
+
+def test_initial_latents_have_the_scheduler_s_scale(pipe):
+    """Assert that noise is multiplied by `init_noise_sigma`, and scaled again for the UNet, as Euler's steps ask."""
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="linspace")
+    inputs = []
+    pipe.unet.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    views(pipe, latents=noise(1, 3))
+    sigma = pipe.scheduler.sigmas[0]
+    assert pipe.scheduler.init_noise_sigma == sigma > 10
+    assert difference(inputs[0], noise(1, 3)[0] * sigma / (sigma**2 + 1) ** 0.5) < 1e-5
+
+
+def test_source_camera_is_the_mean_over_steps(pipe):
+    """Assert that the returned camera averages the predictions at all time steps, for each image of a batch."""
+    images = [picture(), picture(1)]
+    output = pipe(images, CAMERAS, num_inference_steps=STEPS, output_type="latent")
+    with torch.no_grad():
+        pixel_values = pipe.preprocess_images(images)
+        features = [pipe.image_encoder(pixel_values, t).sample for t in pipe.scheduler.timesteps]
+        predicted = torch.stack([pipe.view_transformer.predict_camera(of_step) for of_step in features])  # (T, B, 25)
+    assert difference(output.source_cameras, average_cameras(predicted)) < 1e-5
+    assert difference(predicted[0], predicted[-1]) > 1e-5
+
+
+def test_given_source_camera_is_used(pipe):
+    """Assert that a known camera of the input is returned as it is and changes the views, and is not predicted."""
+    predicted = pipe(picture(), CAMERAS, num_inference_steps=STEPS, generator=seeded(), output_type="np")
+    known = camera_from_angles(35.0, 10.0)[None]
+    pipe.view_transformer.camera_predictor = None
+    output = pipe(picture(), CAMERAS, STEPS, generator=seeded(), output_type="np", source_cameras=known)
+    assert torch.equal(output.source_cameras, known)
+    assert difference(output.images, predicted.images) > 1e-5
+    again = views(pipe, source_cameras=predicted.source_cameras)
+    assert np.array_equal(again, predicted.images)
+
+
+@pytest.mark.parametrize(
+    "cameras",
+    [
+        CAMERAS[None],
+        CAMERAS.double(),
+        CAMERAS.numpy(),
+        list(CAMERAS),
+        CAMERAS.tolist(),
+        [(-40, 0), (0, 0), (40, 0)],
+        ((-40.0, 0.0), (0.0, 0.0), (40.0, 0.0)),
+        np.array([[-40, 0], [0, 0], [40, 0]]),
+    ],
+    ids=["batch", "float64", "array", "list of labels", "nested list", "pairs", "tuples", "array of pairs"],
+)
+def test_forms_of_cameras(pipe, cameras):
+    """Assert that labels and (yaw, pitch) in degrees mean the same cameras in every form."""
+    assert difference(views(pipe, cameras=cameras), views(pipe)) < 1e-6
+
+
+def test_single_label_is_one_view(pipe):
+    """Assert that what `camera_from_angles` returns can be given as it is."""
+    assert np.array_equal(views(pipe, cameras=CAMERAS[1]), views(pipe, cameras=CAMERAS[1:2]))
+
+
+def test_without_cameras_the_own_view(pipe):
+    """Assert that no cameras mean one view at the predicted camera of each image."""
+    output = pipe([picture(), picture(1)], num_inference_steps=STEPS, latents=noise(2, 1), output_type="np")
+    own = output.source_cameras[:, None]
+    assert output.images.shape == (2, 1, SIDE, SIDE, 3)
+    assert difference(views(pipe, [picture(), picture(1)], own, latents=noise(2, 1)), output.images) < 1e-6
+
+
+def test_restore_leaves_the_view_transformer_out(pipe, batches):
+    """Assert that restoring equals a pipeline without a view transformer, batch or single, and never runs it."""
+    step1 = NVBFacePipeline(**{**pipe.components, "view_transformer": None})
+    step1.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": STEPS, "latents": noise(2, 1), "output_type": "np", "guidance_scale": 2.0}
+    restored = pipe.restore([picture(), picture(1)], **settings)
+    assert restored.images.shape == (2, 1, SIDE, SIDE, 3)
+    assert restored.source_cameras is None
+    assert np.array_equal(step1([picture(), picture(1)], **settings).images, restored.images)
+    images, source_cameras = step1.restore(picture(), return_dict=False, **settings | {"latents": noise(2, 1)[:1]})
+    assert difference(images, restored.images[0]) < 1e-5
+    assert source_cameras is None
+    assert batches["build_volume"] == batches["project"] == []
+    assert difference(views(pipe, [picture(), picture(1)], None, latents=noise(2, 1)), restored.images) > 1e-4
+
+
+@pytest.mark.parametrize("learned_null", [False, True])
+def test_guidance_moves_away_from_the_null(learned_null):
+    """Assert that guidance changes the views and costs a second UNet pass, which reads zeros or the learned null."""
+    pipe = tiny_pipeline(learned_null=learned_null)
+    null = torch.zeros(1, WIDTH, 8, 8)
+    if learned_null:
+        null = torch.randn(1, WIDTH, 8, 8, generator=seeded())
+        pipe.image_encoder.null_embedding.data = null
+    calls = []
+    hook = pipe.unet.register_forward_pre_hook(lambda _, args: calls.append(args[2]))
+    plain, guided = views(pipe, guidance_scale=1.0), views(pipe, guidance_scale=3.0)
+    assert difference(plain, guided) > 1e-4
+    assert [len(states) for states in calls] == [3] * STEPS + [6] * STEPS
+    assert torch.equal(calls[-1][:3], null.flatten(2).mT.expand(3, -1, -1))
+    assert torch.equal(calls[-1][3:], calls[STEPS - 1])
+    hook.remove()
+
+
+def test_guidance_formula(pipe):
+    """Assert uncond + s (cond - uncond), where a UNet that returns the sum of its condition shows which is which."""
+    sums = torch.tensor([3.0, 5.0])  # of the two views' features
+    sizes = torch.linspace(0, 1, STEPS)
+
+    def fake_forward(self, latents, timestep, states, return_dict=True):
+        return (states.mean(dim=(1, 2))[:, None, None, None].expand_as(latents),)
+
+    pipe.unet.forward = MethodType(fake_forward, pipe.unet)
+    pipe._guidance_scale = 4.0
+    states = sums[:, None, None].expand(2, 64, WIDTH)
+    prediction = pipe._predict(noise(2), sizes[0], states, torch.ones(1, 64, WIDTH), None)
+    assert torch.equal(prediction[:, 0, 0, 0], torch.tensor([1 + 4 * (3.0 - 1), 1 + 4 * (5.0 - 1)]))
+
+
+# Schedulers, callbacks, progress
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers(pipe, name):
+    """Assert finite pictures, the same for the same generators and latents, with and without noise in the steps."""
+    pipe.scheduler = make_scheduler(name, pipe)
+    settings = {"num_inference_steps": 5, "eta": 1.0, "cameras": CAMERAS[:2], "guidance_scale": 2.0}
+    images = [picture(), picture(1)]
+    first = views(pipe, images, generator=[seeded(0), seeded(1)], **settings)
+    assert np.isfinite(first).all()
+    assert first.std() > 1e-2
+    assert np.array_equal(views(pipe, images, generator=[seeded(0), seeded(1)], **settings), first)
+
+
+def test_eta_adds_noise_from_the_generator(pipe):
+    """Assert that DDIM's steps draw from the generator if eta is 1 and not if it is 0."""
+    for eta, noisy in ((0.0, False), (1.0, True)):
+        first, second = (views(pipe, latents=noise(1, 3), eta=eta, generator=seeded(seed)) for seed in (1, 2))
+        assert (difference(first, second) > 1e-3) == noisy
+
+
+def test_callback_sees_every_step(pipe):
+    """Assert that a callback gets the step, the time step and the tensors asked for, and sees the running call."""
+    calls = []
+
+    def collect(running, step, timestep, tensors):
+        assert running is pipe
+        calls.append((step, int(timestep), {name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+        assert (running.num_timesteps, running.guidance_scale) == (STEPS, 1.5)
+        return tensors
+
+    settings = {"guidance_scale": 1.5, "callback_on_step_end": collect}
+    plain = views(pipe, **settings)
+    assert calls == [(i, int(t), {"latents": (3, *LATENT_SHAPE)}) for i, t in enumerate(pipe.scheduler.timesteps)]
+    views(pipe, callback_on_step_end_tensor_inputs=["latents", "encoder_hidden_states"], **settings)
+    assert calls[-1][2] == {"latents": (3, *LATENT_SHAPE), "encoder_hidden_states": (3, 64, WIDTH)}
+    assert np.array_equal(plain, views(pipe, guidance_scale=1.5))
+
+
+def test_callback_replaces_latents(pipe):
+    """Assert that latents which a callback returns are those that the next step and the decoder get."""
+    replaced = views(
+        pipe,
+        output_type="latent",
+        callback_on_step_end=lambda _, step, timestep, tensors: {"latents": torch.full_like(tensors["latents"], step)},
+    )
+    assert torch.equal(replaced, torch.full((3, *LATENT_SHAPE), STEPS - 1.0))
+    assert np.array_equal(views(pipe, callback_on_step_end=lambda *_: {}), views(pipe))
+
+
+def test_progress_bar_counts_unet_passes(pipe):
+    """Assert that the bar ends at the number of passes, which is not the number of steps for second-order ones."""
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    written = io.StringIO()
+    pipe.set_progress_bar_config(disable=False, file=written)
+    views(pipe)
+    assert f"{2 * STEPS - 1}/{2 * STEPS - 1}" in written.getvalue()
+
+
+# Devices, dtypes and parts of diffusers
+
+
+def test_models_run_one_after_another(pipe):
+    """Assert that with CPU offload each model is fetched when its turn in `model_cpu_offload_seq` comes, and only then.
+
+    The hooks are accelerate's own; here the fast device is the CPU too, so that the order can be seen on any machine.
+    """
+    expected = views(pipe, guidance_scale=2.0, num_inference_steps=40)
+    fetched = []
+    pipe.enable_model_cpu_offload(device="cpu")
+    for name, model in pipe.components.items():
+        if isinstance(model, torch.nn.Module):
+            fetch = model._hf_hook.pre_forward
+
+            def noted(module, *args, _name=name, _fetch=fetch, **kwargs):
+                fetched.append(_name)
+                return _fetch(module, *args, **kwargs)
+
+            model._hf_hook.pre_forward = noted
+    assert np.array_equal(views(pipe, guidance_scale=2.0, num_inference_steps=40), expected)
+    turns = [name for i, name in enumerate(fetched) if i == 0 or fetched[i - 1] != name]
+    assert turns == pipe.model_cpu_offload_seq.split("->")
+    # 40 time steps are more than one chunk of 32: two passes of the encoder and two volumes, but one turn of each.
+    assert fetched.count("image_encoder") == 2
+    assert fetched.count("view_transformer") == 2 + 2 + 6  # predicted cameras, volumes, projections
+    assert np.array_equal(views(pipe, guidance_scale=2.0, num_inference_steps=40), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(pipe, dtype):
+    """Assert finite pictures near those of float32, in a batch with guidance; cameras stay float32."""
+    settings = {"guidance_scale": 2.0, "cameras": CAMERAS[:2], "latents": noise(1, 1)}
+    expected = views(pipe, **settings)
+    for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
+        model.to(dtype)
+    output = pipe(picture(), num_inference_steps=STEPS, output_type="pt", **settings)
+    assert output.images.dtype == dtype
+    assert output.source_cameras.dtype == torch.float32
+    assert difference(output.images.float().movedim(1, -1), expected) < 0.1
+    for scheduler in (HeunDiscreteScheduler, EulerDiscreteScheduler):
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+        assert np.isfinite(views(pipe, **settings)).all()
+
+
+def test_each_model_may_have_its_own_dtype(pipe):
+    """Assert that features, states and latents are cast on their way from model to model."""
+    expected = views(pipe, guidance_scale=2.0)
+    pipe.image_encoder.to(torch.bfloat16)
+    pipe.unet.to(torch.float64)
+    assert difference(views(pipe, guidance_scale=2.0), expected) < 0.1
+
+
+def test_layerwise_casting(pipe):
+    """Assert that all models run with weights stored in 8 bits."""
+    expected = views(pipe)
+    for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
+        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert pipe.unet.mid_block.resnets[0].conv1.weight.dtype == torch.float8_e4m3fn
+    assert 0 < difference(views(pipe), expected) < 0.5
+
+
+def test_compiled_blocks(pipe):
+    """Assert that compiling the repeated blocks of all models changes nothing, by the compiler's tracing backend."""
+    expected = views(pipe, num_inference_steps=2)
+    for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet):
+        model.compile_repeated_blocks(backend="eager")
+    assert difference(views(pipe, num_inference_steps=2), expected) < 1e-5
+
+
+def test_ways_to_run_the_unet(pipe):
+    """Assert that attention processors, fused projections and channels_last change only rounding."""
+    expected = views(pipe)
+    pipe.unet.to(memory_format=torch.channels_last)
+    assert difference(views(pipe), expected) < 1e-4
+    pipe.unet.set_attn_processor(AttnProcessor())
+    assert difference(views(pipe), expected) < 1e-4
+    pipe.unet.set_default_attn_processor()
+    pipe.unet.fuse_qkv_projections()
+    assert difference(views(pipe), expected) < 1e-4
+
+
+def test_other_decoders(pipe):
+    """Assert that AutoencoderTiny and AutoencoderDC decode in place of AutoencoderKL, each with its own scale."""
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, latent_channels=LATENT_SHAPE[0]
+    )
+    deep = AutoencoderDC(
+        latent_channels=LATENT_SHAPE[0],
+        attention_head_dim=4,
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        encoder_layers_per_block=(1,) * 4,
+        decoder_layers_per_block=(1,) * 4,
+        encoder_qkv_multiscales=((), (), (), ()),
+        decoder_qkv_multiscales=((), (), (), ()),
+        decoder_block_types="ResBlock",
+        encoder_block_types="ResBlock",
+        scaling_factor=0.5,
+    )
+    latents = views(pipe, output_type="latent")
+    for vae, scale in ((tiny, 1.0), (deep, 0.5)):
+        other = NVBFacePipeline(**{**pipe.components, "vae": vae.eval()})
+        other.set_progress_bar_config(disable=True)
+        with torch.no_grad():
+            decoded = vae.decode(latents / scale).sample
+        assert difference(views(other, output_type="pt"), (decoded / 2 + 0.5).clamp(0, 1)) < 1e-5
+
+
+def test_shifted_latents():
+    """Assert that a VAE with a shift gets z / scaling_factor + shift_factor."""
+    pipe = NVBFacePipeline(
+        tiny_encoder(), tiny_unet(), tiny_vae(scaling_factor=0.5, shift_factor=0.25), tiny_pipeline().scheduler
+    )
+    with torch.no_grad():
+        expected = pipe.vae.decode(noise(2) * 2 + 0.25).sample
+        assert torch.equal(pipe.decode_latents(noise(2)), expected)

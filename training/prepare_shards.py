@@ -1,0 +1,108 @@
+"""Pack a data set in the project's format into parquet shards, which training reads with `--streaming`.
+
+    python training/prepare_shards.py --data_dir heads-v1 --output_dir heads-v1-shards
+
+The shards hold the files of the pictures as they are, the views of an identity side by side. Copy the folder wherever
+fsspec reads (the Hub, S3, a web server) and give that address as `--data_dir`. Run it again to go on after a stop.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+
+from nvb_diffusers.training.format import SPLITS, begin_data_set, read_records, write_bytes
+from nvb_diffusers.training.streaming import INDEX_FILE, RECORD_FEATURES
+
+MEGABYTE = 1e6
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True, help="the set to read")
+    parser.add_argument("--output_dir", required=True, help="the folder to write")
+    parser.add_argument(
+        "--shard_size", type=float, default=256, help="about how many megabytes; each data loading worker holds one"
+    )
+    parser.add_argument("--shuffle_seed", type=int, help="mix the identities, as for sets joined from several sources")
+    return parser.parse_args(argv)
+
+
+def group_by_identity(records: Sequence[dict[str, Any]], shuffle_seed: int | None) -> list[list[dict[str, Any]]]:
+    """The records of each identity, in the order in which the identities come first, or in a random one."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(str(record["identity"]), []).append(record)
+    identities = list(groups.values())
+    if shuffle_seed is None:
+        return identities
+    return [identities[index] for index in np.random.default_rng(shuffle_seed).permutation(len(identities))]
+
+
+def fill_shards(
+    identities: Sequence[list[dict[str, Any]]], folder: Path, shard_bytes: float
+) -> list[list[list[dict[str, Any]]]]:
+    """Identities in shards of about `shard_bytes`: a shard is closed by the identity that reaches them."""
+    shards: list[list[list[dict[str, Any]]]] = []
+    size = shard_bytes
+    for views in identities:
+        if size >= shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(views)
+        size += sum((folder / view["file_name"]).stat().st_size for view in views)
+    return shards
+
+
+def write_shard(path: Path, folder: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write one shard at once."""
+    columns = {
+        "image": [{"bytes": (folder / r["file_name"]).read_bytes(), "path": r["file_name"]} for r in records],
+        "identity": [str(record["identity"]) for record in records],
+        "view": [record["view"] for record in records],
+        "camera": [record.get("camera") for record in records],
+    }
+    table = datasets.Dataset.from_dict(columns, features=RECORD_FEATURES).data.table
+    part = path.with_name(f".{path.name}.part")
+    pyarrow.parquet.write_table(table, part)
+    os.replace(part, path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the shards; return 0, or 2 after an error, which is one line on stderr."""
+    args = parse_args(argv)
+    try:
+        if args.shard_size <= 0:
+            raise ValueError(f"--shard_size {args.shard_size}: expected above 0")
+        records = read_records(args.data_dir)
+        folder, target = Path(args.data_dir) / "images", Path(args.output_dir)
+        begin_data_set(target, {name: value for name, value in vars(args).items() if name != "output_dir"})
+        index: dict[str, list[dict[str, Any]]] = {}
+        for split in SPLITS:
+            identities = group_by_identity([r for r in records if r["split"] == split], args.shuffle_seed)
+            index[split] = []
+            for number, shard in enumerate(fill_shards(identities, folder, args.shard_size * MEGABYTE)):
+                views = [view for identity in shard for view in identity]
+                name = f"{split}-{number:05d}.parquet"
+                if not (target / name).exists():
+                    write_shard(target / name, folder, views)
+                cameras = all(view.get("camera") is not None for view in views)
+                index[split].append({"file": name, "views": [len(i) for i in shard], "cameras": cameras})
+        write_bytes(target / INDEX_FILE, json.dumps(index).encode())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(records)} pictures in {sum(map(len, index.values()))} shards: {target / INDEX_FILE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

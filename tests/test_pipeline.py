@@ -15,9 +15,9 @@ from PIL import Image
 from nvb_diffusers import NVBFacePipeline, NVBFacePipelineOutput
 from nvb_diffusers.camera import average_cameras, camera_from_angles, check_camera_params, orbit_cameras
 
-STEPS = 3
+pytestmark = pytest.mark.filterwarnings("ignore:__array_.*:DeprecationWarning")  # diffusers' schedulers on numpy 2
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with numpy 2
+STEPS = 2
 CAMERAS = orbit_cameras(3, yaw_range_deg=(-40, 40))
 SCHEDULERS = {
     "DDIMScheduler": {},
@@ -371,14 +371,14 @@ def test_guidance_formula(pipe):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers(pipe, name):
-    """Assert finite pictures, the same for the same generators and latents, with and without noise in the steps."""
+    """Assert finite latents of about the size that noise and pictures have, the same for the same generators."""
     pipe.scheduler = make_scheduler(name, pipe)
-    settings = {"num_inference_steps": 5, "eta": 1.0, "cameras": CAMERAS[:2], "guidance_scale": 2.0}
+    settings = {"num_inference_steps": 4, "eta": 1.0, "cameras": CAMERAS[:1], "output_type": "latent"}
     images = [picture(), picture(1)]
     first = views(pipe, images, generator=[seeded(0), seeded(1)], **settings)
-    assert np.isfinite(first).all()
-    assert first.std() > 1e-2
-    assert np.array_equal(views(pipe, images, generator=[seeded(0), seeded(1)], **settings), first)
+    assert first.isfinite().all()
+    assert 0.1 < first.std() < 10
+    assert torch.equal(views(pipe, images, generator=[seeded(0), seeded(1)], **settings), first)
 
 
 def test_eta_adds_noise_from_the_generator(pipe):
@@ -434,7 +434,8 @@ def test_models_run_one_after_another(pipe):
 
     The hooks are accelerate's own; here the fast device is the CPU too, so that the order can be seen on any machine.
     """
-    expected = views(pipe, guidance_scale=2.0, num_inference_steps=40)
+    settings = {"num_inference_steps": 33, "guidance_scale": 2.0, "cameras": CAMERAS[:1]}
+    expected = views(pipe, **settings)
     fetched = []
     pipe.enable_model_cpu_offload(device="cpu")
     for name, model in pipe.components.items():
@@ -446,13 +447,14 @@ def test_models_run_one_after_another(pipe):
                 return _fetch(module, *args, **kwargs)
 
             model._hf_hook.pre_forward = noted
-    assert np.array_equal(views(pipe, guidance_scale=2.0, num_inference_steps=40), expected)
+    assert np.array_equal(views(pipe, **settings), expected)
     turns = [name for i, name in enumerate(fetched) if i == 0 or fetched[i - 1] != name]
     assert turns == pipe.model_cpu_offload_seq.split("->")
-    # 40 time steps are more than one chunk of 32: two passes of the encoder and two volumes, but one turn of each.
+    # 33 time steps are more than one chunk of 32: two passes of everything before the UNet, but one turn of each model.
     assert fetched.count("image_encoder") == 2
-    assert fetched.count("view_transformer") == 2 + 2 + 6  # predicted cameras, volumes, projections
-    assert np.array_equal(views(pipe, guidance_scale=2.0, num_inference_steps=40), expected)
+    assert fetched.count("view_transformer") == 2 + 2 + 2  # predicted cameras, volumes, projections
+    assert fetched.count("unet") == 33
+    assert pipe.unet._hf_hook.pre_forward is not fetch, "the hooks are fresh for the next call"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -473,10 +475,11 @@ def test_half_precision(pipe, dtype):
 
 def test_each_model_may_have_its_own_dtype(pipe):
     """Assert that features, states and latents are cast on their way from model to model."""
-    expected = views(pipe, guidance_scale=2.0)
+    settings = {"guidance_scale": 2.0, "latents": noise(1, 1)}
+    expected = views(pipe, **settings)
     pipe.image_encoder.to(torch.bfloat16)
     pipe.unet.to(torch.float64)
-    assert difference(views(pipe, guidance_scale=2.0), expected) < 0.1
+    assert difference(views(pipe, **settings), expected) < 0.1
 
 
 def test_layerwise_casting(pipe):
@@ -486,14 +489,6 @@ def test_layerwise_casting(pipe):
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     assert pipe.unet.mid_block.resnets[0].conv1.weight.dtype == torch.float8_e4m3fn
     assert 0 < difference(views(pipe), expected) < 0.5
-
-
-def test_compiled_blocks(pipe):
-    """Assert that compiling the repeated blocks of all models changes nothing, by the compiler's tracing backend."""
-    expected = views(pipe, num_inference_steps=2)
-    for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet):
-        model.compile_repeated_blocks(backend="eager")
-    assert difference(views(pipe, num_inference_steps=2), expected) < 1e-5
 
 
 def test_ways_to_run_the_unet(pipe):

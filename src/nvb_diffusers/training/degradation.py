@@ -1,8 +1,8 @@
 """Blind face degradation as a value: drawn once, written to JSON, applied any number of times with the same result.
 
-Eq. 7 of the paper compares features of the source with features of every target view after **the same** degradation, so
-a degradation here is a list of operations with plain numbers, not a random function. Applied to two pictures of one
-size, one `DegradationParams` uses the same kernels, the same noise pattern, the same resizing and the same JPEG quality.
+Eq. 7 of the paper compares features of the source with features of every target view after **the same** degradation,
+so a degradation here is a list of operations with plain numbers, not a random function. Applied to two pictures of
+one size, one `DegradationParams` uses the same kernels, the same noise pattern, the same resizing and the same JPEG.
 
     params = draw_degradation(np.random.default_rng(3), "severe")
     source, target = apply(source, params), apply(target, params)
@@ -31,23 +31,23 @@ before it is enlarged again; the scale of pass 1 is relative to the input, that 
 | JPEG             |         | 40-95          | 30-75          | 30-95          |            |
 | final sinc p     |         | .8             | .8             | .8             |            |
 
-Kernels: 2 is isotropic or anisotropic Gaussian, half each; 6 is isotropic .45, anisotropic .25, generalised .12 and .03,
-plateau .12 and .03 (isotropic and anisotropic). Two-pass presets choose Gauss or Poisson noise with probability one half
-each and make it gray with .4. The final sinc comes before or after the last JPEG with equal probability.
+Kernels: 2 is isotropic or anisotropic Gaussian, half each; 6 is isotropic .45, anisotropic .25, generalised .12 and
+.03, plateau .12 and .03 (isotropic and anisotropic). Two-pass presets choose Gauss or Poisson noise with probability
+one half each and make it gray with .4. The final sinc comes before or after the last JPEG with equal probability.
 
-Other sizes than 512. A degradation looks the same at every size: at side R (the shorter one) an intermediate picture
-that has 512 f pixels at 512 keeps 512 f pixels, but never gets more than R (or f R if f > 1), so `severe` is a face of 24
-to 40 px for every R up to 512. Sigma, kernel radius (at least 3 taps), sinc wavelength and noise are multiplied by the
-ratio of the pixels it has to the pixels it has at 512. Above 512 the factors stay and the rest is multiplied the same way.
+Other sizes than 512. A degradation looks the same at every size. At side R (the shorter one) an intermediate picture
+that has 512 f pixels at 512 keeps 512 f pixels, but never gets more than R (f R if f > 1): `severe` is a face of 24 to
+40 px for every R up to 512. Sigma, kernel radius (at least 3 taps), sinc wavelength and noise are multiplied by the
+density, the pixels it has over the pixels it has at 512. Above 512 factors stay, and the density is R / 512.
 
-The noise of a seed is numpy's, JPEG and filters are OpenCV's: results are the same to the bit for one version of both.
-Poisson noise is its normal approximation, because a sampled Poisson variable has no pattern that two pictures can share.
+The noise of a seed is numpy's, JPEG and filters are OpenCV's: results are equal to the bit for one version of both.
+Poisson noise is its normal approximation, since a sampled Poisson variable has no pattern that two pictures can share.
 """
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar, get_type_hints
 
 import cv2
 import numpy as np
@@ -226,11 +226,11 @@ class DegradationParams:
 
 
 def _read_operation(entry: object) -> Operation:
-    if not isinstance(entry, dict) or entry.get("operation") not in OPERATIONS:
+    if not isinstance(entry, dict) or entry.get("operation") not in tuple(OPERATIONS):
         raise ValueError(f"degradation JSON has {entry!r}, expected an 'operation' of {', '.join(OPERATIONS)}")
     cls = OPERATIONS[entry["operation"]]
     values = {name: value for name, value in entry.items() if name != "operation"}
-    types = {field.name: field.type for field in fields(cls)}
+    types = get_type_hints(cls)
     if set(values) != set(types):
         raise ValueError(f"operation {entry['operation']!r} has fields {sorted(values)}, expected {sorted(types)}")
     for name, value in values.items():

@@ -49,8 +49,9 @@ def sinc_kernel(taps: int, cutoff: float) -> np.ndarray:
     offsets = np.arange(taps) - taps // 2
     squared, where = np.unique(offsets[None, :] ** 2 + offsets[:, None] ** 2, return_inverse=True)
     radius = np.sqrt(squared[1:])
-    # Bessel's integral; the midpoint rule is exact to rounding with more nodes than the largest argument.
-    nodes = (np.arange(math.ceil(cutoff * radius[-1]) + 32) + 0.5) / (math.ceil(cutoff * radius[-1]) + 32) * np.pi
+    # Bessel's integral; the midpoint rule is exact to rounding with more nodes than the largest argument
+    num_nodes = math.ceil(cutoff * radius[-1]) + 32
+    nodes = (np.arange(num_nodes) + 0.5) * np.pi / num_nodes
     bessel = np.cos(nodes - cutoff * radius[:, None] * np.sin(nodes)).mean(axis=1)
     profile = np.concatenate([[cutoff**2 / (4 * np.pi)], cutoff * bessel / (2 * np.pi * radius)])
     kernel = profile[where].reshape(taps, taps)

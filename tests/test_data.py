@@ -292,7 +292,7 @@ def test_shards_that_are_missing_or_broken_are_named(tmp_path, shards):
     with pytest.raises(ValueError, match="no shard of split 'dev'"):
         FaceDataset(shards, "dev", SampleTransform(64, ()), streaming=True)
     (shards / "test-00000.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(ValueError, match=r"cannot read shard .*test-00000.parquet"):
+    with pytest.raises(OSError, match=r"cannot read shard .*test-00000.parquet"):
         FaceDataset(shards, "test", SampleTransform(64, ()), streaming=True)[0]
 
 
@@ -307,7 +307,7 @@ def test_a_broken_picture_in_a_shard_is_named(tmp_path, folder):
 
 def test_shuffled_shards_hold_the_same_pictures(tmp_path, folder):
     """Assert that mixing identities keeps each together and loses none."""
-    arguments = ["--data_dir", str(folder), "--output_dir", str(tmp_path / "mixed"), "--shuffle_seed", "1"]
+    arguments = ["--data_dir", str(folder), "--output_dir", str(tmp_path / "mixed"), "--shuffle_seed", "2"]
     assert prepare_shards.main(arguments) == 0
     dataset = MultiViewFaceDataset(tmp_path / "mixed", "train", SampleTransform(64, ()), 2, streaming=True)
     identities = [[dataset.records[index]["identity"] for index in views] for views in dataset.views]

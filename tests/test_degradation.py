@@ -201,7 +201,8 @@ def test_gaussian_noise_statistics(density):
 def test_gray_noise_is_equal_in_all_channels(kind):
     """Assert one value for three channels, also over a coloured picture."""
     picture = np.broadcast_to(np.float32([0.3, 0.5, 0.6]), (20, 30, 3)).copy()
-    residual = Noise(kind, 3.0, gray=True, seed=2).run(picture, 1.0) - picture
+    strength = {"gaussian": 5.0, "poisson": 0.5}[kind]
+    residual = Noise(kind, strength, gray=True, seed=2).run(picture, 1.0) - picture
     assert residual.std() > 0.005
     np.testing.assert_allclose(residual[..., :1].repeat(3, axis=2), residual, atol=1e-6)
 
@@ -225,8 +226,8 @@ def test_jpeg_is_the_codec_at_that_quality(quality):
         return np.asarray(Image.open(code).convert("RGB"))
 
     ours = apply(image, DegradationParams("test", (Jpeg(quality),)))
-    assert psnr(ours, other_encoder(quality)) > 45
-    assert psnr(ours, other_encoder(quality - 10)) < 42
+    at_quality, below = (np.abs(ours.astype(int) - other_encoder(q)).mean() for q in (quality, quality - 10))
+    assert at_quality < 0.2 < below
 
 
 def test_jpeg_keeps_the_channels_in_order():
@@ -234,7 +235,7 @@ def test_jpeg_keeps_the_channels_in_order():
     image = np.zeros((16, 32, 3), np.uint8)
     image[:, :16, 0] = image[:, 16:, 2] = 255
     degraded = apply(image, DegradationParams("test", (Jpeg(90),))).astype(int)
-    assert np.abs(degraded - image).max() < 10
+    assert np.abs(degraded - image)[:, [*range(12), *range(20, 32)]].max() < 5  # chroma runs over the border
 
 
 # Values
@@ -260,7 +261,7 @@ def test_replay_is_equal_to_the_bit(preset):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_json_round_trip_is_exact(preset):
     """Assert equal values after JSON, for every number drawn, and equal values from equal generators."""
-    for seed in range(100):
+    for seed in range(30):
         params = draw(preset, seed)
         assert DegradationParams.from_json(params.to_json()) == params
         assert draw(preset, seed) == params
@@ -272,11 +273,12 @@ def test_json_round_trip_is_exact(preset):
 def test_two_pictures_get_the_same_noise(gray):
     """Assert the same residual on two pictures to rounding; a Poisson residual up to the root of the intensity."""
     dark, bright = np.full((40, 50, 3), 80, np.uint8), np.full((40, 50, 3), 160, np.uint8)
-    gaussian = DegradationParams("test", (Noise("gaussian", 8.0, gray, seed=5),))
+    density = 40 / 512
+    gaussian = DegradationParams("test", (Noise("gaussian", 8 / density, gray, seed=5),))
     on_dark, on_bright = (apply(image, gaussian).astype(int) - image for image in (dark, bright))
     assert on_dark.std() == pytest.approx(8, rel=0.1)
     assert np.abs(on_dark - on_bright).max() <= 1
-    poisson = DegradationParams("test", (Noise("poisson", 1.0, gray, seed=5),))
+    poisson = DegradationParams("test", (Noise("poisson", 1 / density, gray, seed=5),))
     on_dark, on_bright = (apply(image, poisson).astype(int) - image for image in (dark, bright))
     assert np.abs(on_dark * math.sqrt(2) - on_bright).max() <= 0.5 * math.sqrt(2) + 0.5 + 1e-6
 

@@ -47,7 +47,8 @@ def find_checkpoint(output_dir: str | Path, resume_from: str | None) -> Path | N
     folder = Path(resume_from) if resume_from is not None else None
     if folder is not None and not folder.is_dir():
         raise ValueError(f"no checkpoint at {folder}: give a checkpoint-N folder, or latest")
-    if folders and checkpoint_step(folders[-1]) > (checkpoint_step(folder) if folder is not None else 0):
+    step = checkpoint_step(folder) if folder is not None else 0
+    if folders and checkpoint_step(folders[-1]) > step:
         raise ValueError(
             f"{output_dir} already holds {folders[-1].name}: go on from it with --resume_from_checkpoint latest, or "
             "choose another --output_dir"

@@ -87,7 +87,7 @@ class ShardedRecords:
                     table = pyarrow.parquet.read_table(file)
             except (OSError, ValueError) as error:
                 raise OSError(f"cannot read shard {path}: {error}") from None
-            self._loaded = shard, datasets.Dataset(datasets.table.InMemoryTable(table)).cast(RECORD_FEATURES)
+            self._loaded = shard, datasets.Dataset(datasets.table.InMemoryTable(table))
         return self._loaded[1]
 
 

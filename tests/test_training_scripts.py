@@ -1,0 +1,487 @@
+"""The training scripts at tiny size: they learn, resume to the bit, fail in one line and share work over processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from conftest import ROOT, tiny_encoder, tiny_scheduler, tiny_unet, tiny_vae, tiny_view_transformer
+from safetensors.torch import load_file
+from small_data import write_small_set
+from test_prepare import load_script
+
+from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers.training.backbone import load_unet
+from nvb_diffusers.unet import load_adapter
+
+TRAINING = ROOT / "training"
+SCRIPTS = {name: load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view")}
+prepare_shards = load_script("prepare_shards")
+STEPS = ["restoration", "novel_view"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Forget the processes and precision of the run before, which accelerate keeps for the life of a process."""
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def write_config(path, model):
+    path.write_text(json.dumps({name: value for name, value in model.config.items() if not name.startswith("_")}))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Data, a base model, shapes of new models, and what step 1 makes of them."""
+    folder = tmp_path_factory.mktemp("training")
+    write_small_set(folder / "data")
+    torch.manual_seed(0)
+    for name, model in (("unet", tiny_unet()), ("vae", tiny_vae()), ("scheduler", tiny_scheduler())):
+        model.save_pretrained(folder / "base" / name)
+    write_config(folder / "unet.json", tiny_unet())
+    write_config(folder / "encoder.json", tiny_encoder())
+    write_config(folder / "null_encoder.json", tiny_encoder(learned_null=True))
+    write_config(folder / "transformer.json", tiny_view_transformer())
+    vae = {
+        "latent_channels": 4,
+        "encoder_block_types": "ResBlock",
+        "decoder_block_types": "ResBlock",
+        **{f"{part}_block_out_channels": [8] * 4 for part in ("encoder", "decoder")},
+        **{f"{part}_layers_per_block": [0, 0, 0, 1] for part in ("encoder", "decoder")},
+        **{f"{part}_qkv_multiscales": [[]] * 4 for part in ("encoder", "decoder")},
+    }
+    (folder / "vae.json").write_text(json.dumps(vae))
+    place = SimpleNamespace(folder=folder, data=folder / "data", base=folder / "base", step1=folder / "step1/pipeline")
+    assert run("restoration", place, folder / "step1", "--max_train_steps", 2) == 0
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    return place
+
+
+def arguments(script, place, output, *extra):
+    """A command line of the script at tiny size; later options replace earlier ones."""
+    common = {"--data_dir": place.data, "--output_dir": output, "--resolution": 64, "--report_to": "none"}
+    common |= {"--dataloader_num_workers": 0, "--logging_steps": 1, "--lr_warmup_steps": 0, "--max_train_steps": 3}
+    steps = {"--num_inference_steps": 1}
+    options = {
+        "autoencoder": {"--model_config": place.folder / "vae.json", "--train_batch_size": 4},
+        "restoration": {
+            **steps,
+            "--pretrained_model_name_or_path": place.base,
+            "--encoder_config": place.folder / "encoder.json",
+            "--train_batch_size": 4,
+            "--num_validation_images": 2,
+            "--rank": 2,
+        },
+        "novel_view": {
+            **steps,
+            "--pretrained_model_name_or_path": place.step1,
+            "--view_transformer_config": place.folder / "transformer.json",
+            "--num_target_views": 1,
+            "--num_validation_samples": 1,
+        },
+    }[script]
+    degradation = [] if script == "autoencoder" else ["--degradation", "mild", "medium"]
+    return [str(word) for pair in (common | options).items() for word in pair] + degradation + [str(w) for w in extra]
+
+
+def run(script, place, output, *extra):
+    return SCRIPTS[script].main(arguments(script, place, output, *extra))
+
+
+def curve(folder, name="loss"):
+    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def weights(folder):
+    """The trained parameters in the newest checkpoint."""
+    checkpoint = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return {f"{path.name} {k}": v for path in checkpoint.glob("*.safetensors") for k, v in load_file(path).items()}
+
+
+def assert_equal(one, other, **tolerance):
+    assert one.keys() == other.keys()
+    for name in one:
+        if tolerance:
+            torch.testing.assert_close(one[name], other[name], **tolerance)
+        else:
+            assert torch.equal(one[name], other[name]), name
+
+
+def assert_one_line(capsys, words):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, lines
+    assert words in lines[0]
+
+
+# What they learn
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_loss_falls(script, place, tmp_path):
+    """Assert that training on the small set lowers the loss, and that its parts are logged apart."""
+    more = {"autoencoder": (20, 1e-2), "restoration": (40, 1e-2), "novel_view": (12, 3e-3)}[script]
+    extra = ["--max_train_steps", more[0], "--learning_rate", more[1]]
+    assert run(script, place, tmp_path / "run", *extra) == 0
+    losses = curve(tmp_path / "run")
+    quarter = len(losses) // 4
+    factor = {"autoencoder": 0.8, "restoration": 0.97, "novel_view": 0.9}[script]
+    assert sum(losses[-quarter:]) < factor * sum(losses[:quarter])
+    line = json.loads((tmp_path / "run/curve.jsonl").read_text().splitlines()[0])
+    if script == "novel_view":
+        expected = line["diffusion_loss"] + 10 * line["feature_loss"] + 0.05 * line["camera_loss"]
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
+    assert (tmp_path / "run/validation.png").exists()
+    assert curve(tmp_path / "run", "validation_psnr")
+
+
+def test_step_1_trains_the_adapter_alone(place, tmp_path, monkeypatch):
+    """Assert that in lora mode the base stays as it is to the bit, and the fused pipeline is base + adapter."""
+    live = []
+    fuse = SCRIPTS["restoration"].fuse_adapter
+    monkeypatch.setattr(SCRIPTS["restoration"], "fuse_adapter", lambda unet: live.append(unet) or fuse(unet))
+    assert run("restoration", place, tmp_path, "--learning_rate", 1e-2, "--ema_decay", 0.5) == 0
+    base = load_unet(str(place.base), None)
+    for name, value in live[0].state_dict().items():
+        plain = name.replace(".base_layer", "")
+        if "lora_" not in name and ".attn2." not in name:
+            assert torch.equal(value, base.state_dict()[plain]), name
+    pipeline = NVBFacePipeline.from_pretrained(tmp_path / "pipeline")
+    load_adapter(base, tmp_path / "adapter")
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([7, 700]), torch.randn(2, 64, 12)
+    with torch.no_grad():
+        fused, adapted = pipeline.unet(*inputs).sample, base(*inputs).sample
+        plain = load_unet(str(place.base), None)(*inputs).sample
+    torch.testing.assert_close(fused, adapted, atol=1e-5, rtol=0)
+    assert (adapted - plain).abs().max() > 1e-3
+    assert_equal(
+        pipeline.image_encoder.state_dict(),
+        load_file(tmp_path / "adapter/image_encoder/diffusion_pytorch_model.safetensors"),
+    )
+
+
+def test_step_1_trains_a_new_backbone_in_full(place, tmp_path):
+    """Assert that a UNet made from a shape trains in every parameter, and no adapter is written."""
+    extra = ["--unet_config", place.folder / "unet.json", "--vae_name_or_path", place.base / "vae"]
+    extra += ["--unet_training", "full", "--checkpointing_steps", 1, "--checkpoints_total_limit", 9]
+    assert run("restoration", place, tmp_path, *extra, "--learning_rate", 1e-3) == 0
+    first, last = (load_file(tmp_path / f"checkpoint-{n}/trainable_1.safetensors") for n in (1, 3))
+    assert first.keys() == tiny_unet().state_dict().keys()
+    assert all(not torch.equal(first[name], last[name]) for name in first)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_step_2_leaves_encoder_unet_and_autoencoder_as_they_are(place, tmp_path):
+    """Assert that all but the view transformer is the same to the bit after step 2."""
+    assert run("novel_view", place, tmp_path, "--learning_rate", 1e-2) == 0
+    before, after = (NVBFacePipeline.from_pretrained(path) for path in (place.step1, tmp_path / "pipeline"))
+    for name in ("image_encoder", "unet", "vae"):
+        assert_equal(getattr(before, name).state_dict(), getattr(after, name).state_dict())
+    assert dict(before.scheduler.config) == dict(after.scheduler.config)
+    assert all(name.startswith("trainable_0") for name in weights(tmp_path))
+
+
+# Options that change what they should
+
+
+def test_conditioning_dropout_trains_the_null_features(place, tmp_path):
+    """Assert that samples without photo train the learned null features, which otherwise stay zero."""
+    moved = {}
+    for share in (0.0, 0.5):
+        extra = ["--encoder_config", place.folder / "null_encoder.json", "--conditioning_dropout", share]
+        assert run("restoration", place, tmp_path / str(share), *extra) == 0
+        moved[share] = load_file(tmp_path / f"{share}/checkpoint-3/trainable_0.safetensors")["null_embedding"].any()
+    assert not moved[0.0]
+    assert moved[0.5]
+    assert curve(tmp_path / "0.0")[0] != curve(tmp_path / "0.5")[0]
+
+
+def test_prediction_type_reaches_the_pipeline(place, tmp_path):
+    """Assert that the UNet learns another target, and that the saved scheduler knows."""
+    for name in ("v_prediction", "sample"):
+        extra = ["--prediction_type", name, "--snr_gamma", 5, "--zero_terminal_snr", "--max_train_steps", 1]
+        assert run("restoration", place, tmp_path / name, *extra) == 0
+        config = NVBFacePipeline.from_pretrained(tmp_path / name / "pipeline").scheduler.config
+        assert config.prediction_type == name
+        assert config.rebuild_betas if "rebuild_betas" in config else config.rescale_betas_zero_snr
+    assert curve(tmp_path / "sample") != curve(tmp_path / "v_prediction")
+
+
+def test_feature_loss_and_camera_conditioning(place, tmp_path):
+    """Assert that the ablation leaves the feature loss out of the sum, and that given cameras change the volume."""
+    variants = {
+        "paper": [],
+        "ablation": ["--feature_loss_weight", 0],
+        "given": ["--camera_conditioning", "ground_truth"],
+        "one": ["--num_diffusion_views", 1],
+    }
+    lines = {}
+    for name, extra in variants.items():
+        assert run("novel_view", place, tmp_path / name, *extra, "--max_train_steps", 1) == 0
+        lines[name] = json.loads((tmp_path / name / "curve.jsonl").read_text().splitlines()[0])
+    paper, ablation, given, one = (lines[name] for name in variants)
+    assert ablation["loss"] == pytest.approx(ablation["diffusion_loss"] + 0.05 * ablation["camera_loss"], rel=1e-5)
+    assert ablation["feature_loss"] == paper["feature_loss"]
+    assert given["camera_loss"] == paper["camera_loss"]
+    assert given["feature_loss"] != paper["feature_loss"]
+    assert one["feature_loss"] == paper["feature_loss"]
+    assert one["diffusion_loss"] != paper["diffusion_loss"]
+
+
+@pytest.mark.parametrize("script", STEPS)
+def test_cached_latents_and_shards_change_nothing(script, place, tmp_path):
+    """Assert the loss of pictures encoded on the fly from cached latents, and a run over shards."""
+    assert run(script, place, tmp_path / "plain", "--max_train_steps", 2) == 0
+    extra = ["--max_train_steps", 2, "--latents_cache", tmp_path / "latents.npy"]
+    assert run(script, place, tmp_path / "cached", *extra) == 0
+    assert curve(tmp_path / "cached") == pytest.approx(curve(tmp_path / "plain"), rel=1e-3)
+    assert prepare_shards.main(["--data_dir", str(place.data), "--output_dir", str(tmp_path / "shards")]) == 0
+    extra = ["--streaming", "--data_dir", tmp_path / "shards", "--dataloader_num_workers", 1]
+    assert run(script, place, tmp_path / "streamed", *extra, "--max_train_steps", 4, "--checkpointing_steps", 2) == 0
+    assert curve(tmp_path / "streamed", "validation_psnr")[0] > 0
+    assert run(script, place, tmp_path / "stopped", *extra, "--max_train_steps", 2) == 0
+    resume = ["--max_train_steps", 4, "--resume_from_checkpoint", "latest"]
+    assert run(script, place, tmp_path / "stopped", *extra, *resume) == 0
+    assert curve(tmp_path / "stopped") == curve(tmp_path / "streamed")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_accumulated_batches_are_one_batch(script, place, tmp_path):
+    """Assert that two batches of one with accumulation give the losses and weights of one batch of two."""
+    extra = ["--max_train_steps", 2, "--learning_rate", 1e-4]
+    assert run(script, place, tmp_path / "one", "--train_batch_size", 2, *extra) == 0
+    extra += ["--train_batch_size", 1, "--gradient_accumulation_steps", 2]
+    assert run(script, place, tmp_path / "two", *extra) == 0
+    assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=1e-5)
+    assert_equal(weights(tmp_path / "one"), weights(tmp_path / "two"), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("script", STEPS)
+def test_gradient_checkpointing_changes_nothing(script, place, tmp_path):
+    """Assert equal losses and weights with activations computed twice."""
+    assert run(script, place, tmp_path / "plain") == 0
+    assert run(script, place, tmp_path / "saved", "--gradient_checkpointing") == 0
+    assert curve(tmp_path / "saved") == pytest.approx(curve(tmp_path / "plain"), rel=1e-6)
+    assert_equal(weights(tmp_path / "plain"), weights(tmp_path / "saved"), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bfloat16_is_close(script, place, tmp_path):
+    """Assert that mixed precision gives nearly the same losses, and weights in 32 bits."""
+    assert run(script, place, tmp_path / "full", "--max_train_steps", 1) == 0
+    AcceleratorState._reset_state(True)
+    assert run(script, place, tmp_path / "half", "--max_train_steps", 1, "--mixed_precision", "bf16") == 0
+    assert curve(tmp_path / "half")[0] == pytest.approx(curve(tmp_path / "full")[0], rel=0.05)
+    assert curve(tmp_path / "half") != curve(tmp_path / "full")
+    assert all(value.dtype == torch.float32 for value in weights(tmp_path / "half").values())
+
+
+def test_the_default_tracker_takes_the_options(place, tmp_path):
+    """Assert that TensorBoard, which knows neither lists nor paths, gets every option."""
+    assert run("restoration", place, tmp_path, "--report_to", "tensorboard", "--max_train_steps", 1) == 0
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    assert json.loads((tmp_path / "options.json").read_text())["degradation"] == "mild medium"
+
+
+def test_publishing(place, tmp_path, monkeypatch):
+    """Assert that the finished pipeline is published under the name given."""
+    for script in STEPS:
+        published = []
+        monkeypatch.setattr(SCRIPTS[script], "publish", lambda pipeline, name, to=published: to.append((pipeline, name)))
+        extra = ["--max_train_steps", 1, "--push_to_hub", "me/face"]
+        assert run(script, place, tmp_path / script, *extra) == 0
+        (pipeline, name) = published[0]
+        assert name == "me/face"
+        assert isinstance(pipeline, NVBFacePipeline)
+        assert (pipeline.view_transformer is not None) == (script == "novel_view")
+
+
+# Stop and go on
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_resumed_run_is_the_same_run(script, place, tmp_path):
+    """Assert the curve and weights of an uninterrupted run, to the bit, with accumulation and validation between."""
+    extra = ["--gradient_accumulation_steps", 2, "--train_batch_size", 1, "--validation_steps", 2]
+    extra += ["--checkpointing_steps", 2, "--learning_rate", 1e-3]
+    assert run(script, place, tmp_path / "whole", *extra, "--max_train_steps", 5) == 0
+    assert run(script, place, tmp_path / "parts", *extra, "--max_train_steps", 3) == 0
+    resume = ["--resume_from_checkpoint", "latest", "--max_train_steps", 5]
+    assert run(script, place, tmp_path / "parts", *extra, *resume) == 0
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert_equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    final = {"autoencoder": "vae/diffusion_pytorch_model.safetensors"}
+    final = final.get(script, "pipeline/image_encoder/diffusion_pytorch_model.safetensors")
+    assert_equal(load_file(tmp_path / "parts" / final), load_file(tmp_path / "whole" / final))
+
+
+STOP_IN_SAVE = """
+import sys, time
+sys.path.insert(0, {training!r})
+from accelerate import Accelerator
+import train_restoration
+
+def save_state(self, folder, real=Accelerator.save_state):
+    real(self, folder)
+    if "checkpoint-4" in folder:
+        open(folder + "/optimizer.bin", "wb").write(b"half")
+        open(folder + "/../saving", "w").close()
+        time.sleep(600)
+
+Accelerator.save_state = save_state
+train_restoration.main({arguments!r})
+"""
+
+
+def test_kill_9_in_the_middle_of_a_save(place, tmp_path):
+    """Assert that a run killed while it saves leaves whole checkpoints alone, and the same command goes on exactly."""
+    extra = ["--checkpointing_steps", 2, "--max_train_steps", 6, "--resume_from_checkpoint", "latest"]
+    words = arguments("restoration", place, tmp_path / "killed", *extra)
+    program = STOP_IN_SAVE.format(training=str(TRAINING), arguments=words)
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while not (tmp_path / "killed/saving").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    names = os.listdir(tmp_path / "killed")
+    assert "checkpoint-2" in names
+    assert "checkpoint-4" not in names
+    assert len(curve(tmp_path / "killed")) == 4
+    assert run("restoration", place, tmp_path / "killed", *extra) == 0
+    assert run("restoration", place, tmp_path / "whole", *extra) == 0
+    assert (tmp_path / "killed/curve.jsonl").read_text() == (tmp_path / "whole/curve.jsonl").read_text()
+    assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert sorted(path.name for path in (tmp_path / "killed").glob("*checkpoint*")) == ["checkpoint-4", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_time_limit_ends_with_a_checkpoint(script, place, tmp_path, monkeypatch):
+    """Assert a checkpoint, a validation and a pipeline at the step that the time reached, and that it goes on."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(SCRIPTS[script], "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert run(script, place, tmp_path, "--max_train_seconds", 2, "--max_train_steps", 9) == 0
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert (tmp_path / ("vae" if script == "autoencoder" else "pipeline")).is_dir()
+    extra = ["--max_train_steps", 3, "--resume_from_checkpoint", "latest"]
+    assert run(script, place, tmp_path, *extra) == 0
+    assert len(curve(tmp_path)) == 3
+
+
+# Errors
+
+
+def test_a_wrong_path_or_file_is_one_line(place, tmp_path, capsys):
+    """Assert that each of these exits with 2 and one line that names what is wrong."""
+    bad_json, bad_key = tmp_path / "bad.json", tmp_path / "key.json"
+    bad_json.write_text("{")
+    bad_key.write_text('{"widths": 3}')
+    cases = [
+        ("restoration", ["--data_dir", tmp_path / "none"], "no data set at"),
+        ("restoration", ["--pretrained_model_name_or_path", tmp_path / "none"], str(tmp_path / "none")),
+        ("restoration", ["--encoder_config", tmp_path / "none.json"], "none.json"),
+        ("restoration", ["--encoder_config", bad_json], "bad.json is not JSON"),
+        ("restoration", ["--encoder_config", bad_key], "unexpected keyword argument 'widths'"),
+        ("restoration", ["--resume_from_checkpoint", tmp_path / "none"], "no checkpoint at"),
+        ("restoration", ["--latents_cache", tmp_path / "x.npy", "--crop_jitter", 0.1], "not with --crop_jitter"),
+        ("novel_view", ["--pretrained_model_name_or_path", tmp_path / "none"], str(tmp_path / "none")),
+        ("novel_view", ["--num_target_views", 7], "lower --num_target_views"),
+        ("novel_view", ["--num_diffusion_views", 3], "a sample has 2 views"),
+        ("novel_view", ["--streaming"], "prepare_shards.py makes it"),
+        ("autoencoder", ["--model_config", bad_key], "unexpected keyword argument 'widths'"),
+    ]
+    for number, (script, extra, words) in enumerate(cases):
+        assert run(script, place, tmp_path / str(number), *extra) == 2
+        assert_one_line(capsys, words)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_is_one_line(workers, place, tmp_path, capsys):
+    """Assert that a picture that breaks during training ends the run in one line, also from a worker process."""
+    data = write_small_set(tmp_path / "data")
+    (data / "images/000002/01.png").write_bytes(b"no picture")
+    extra = ["--data_dir", data, "--checkpointing_steps", 1, "--train_batch_size", 1, "--max_train_steps", 20]
+    assert run("restoration", place, tmp_path / "run", *extra, "--dataloader_num_workers", workers) == 2
+    assert_one_line(capsys, "cannot read picture")
+    saved = list((tmp_path / "run").glob("checkpoint-*"))
+    assert saved
+    (tmp_path / "data").joinpath("images/000002/01.png").write_bytes((data / "images/000002/00.png").read_bytes())
+    extra[-1] = max(int(path.name.split("-")[1]) for path in saved) + 1
+    assert run("restoration", place, tmp_path / "run", *extra, "--resume_from_checkpoint", "latest") == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_full_disk_is_one_line(script, place, tmp_path, capsys, monkeypatch):
+    """Assert that a checkpoint which cannot be written ends the run in one line and keeps the one before."""
+    module = sys.modules["accelerate"].Accelerator
+    real, calls = module.save_state, []
+
+    def save_state(self, folder):
+        calls.append(folder)
+        if len(calls) == 2:
+            Path(folder, "optimizer.bin").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        return real(self, folder)
+
+    monkeypatch.setattr(module, "save_state", save_state)
+    extra = ["--checkpointing_steps", 1, "--max_train_steps", 5]
+    assert run(script, place, tmp_path, *extra) == 2
+    assert_one_line(capsys, "No space left on device")
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-1"]
+    assert run(script, place, tmp_path, *extra, "--resume_from_checkpoint", "latest", "--max_train_steps", 2) == 0
+
+
+def test_a_run_is_not_begun_over_another(place, tmp_path, capsys):
+    """Assert that a second run in the same folder has to say that it goes on."""
+    assert run("autoencoder", place, tmp_path) == 0
+    before = (tmp_path / "curve.jsonl").read_text()
+    assert run("autoencoder", place, tmp_path) == 2
+    assert_one_line(capsys, "already holds checkpoint-3")
+    assert (tmp_path / "curve.jsonl").read_text() == before
+
+
+# Several processes
+
+TWO_PROCESSES = """
+import sys
+sys.path.insert(0, {training!r})
+from accelerate import Accelerator
+import train_novel_view, train_restoration
+
+Accelerator.end_training = lambda self: None  # it would end the group of processes, which the second run needs
+sys.exit(train_restoration.main({restoration!r}) or train_novel_view.main({novel_view!r}))
+"""
+
+
+def test_two_processes_are_one_with_the_double_batch(place, tmp_path):
+    """Assert equal losses and weights after two steps of both scripts, by two processes and by one."""
+    extra = {
+        "restoration": ["--encoder_config", place.folder / "null_encoder.json", "--conditioning_dropout", 0.3],
+        "novel_view": ["--camera_conditioning", "mixed"],
+    }
+    words = {}
+    for script in STEPS:
+        common = [*extra[script], "--max_train_steps", 2, "--learning_rate", 1e-4, "--max_train_seconds", 600]
+        assert run(script, place, tmp_path / f"{script}-one", *common, "--train_batch_size", 2) == 0
+        more = ["--train_batch_size", 1, "--validation_steps", 1]
+        words[script] = arguments(script, place, tmp_path / f"{script}-two", *common, *more)
+    (tmp_path / "both.py").write_text(TWO_PROCESSES.format(training=str(TRAINING), **words))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run([*launch, str(tmp_path / "both.py")], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    for script in STEPS:
+        one, two = tmp_path / f"{script}-one", tmp_path / f"{script}-two"
+        assert curve(two) == pytest.approx(curve(one), rel=1e-5)
+        assert_equal(weights(one), weights(two), atol=1e-6, rtol=1e-5)
+        states = sorted(path.name for path in (two / "checkpoint-2").glob("random_states_*"))
+        assert states == ["random_states_0.pkl", "random_states_1.pkl"]

@@ -19,12 +19,19 @@ EXTRAS = {
     "evaluation": ["torchmetrics>=1.4"],
     "app": ["gradio>=6.0"],
 }
-EXTRAS["test"] = EXTRAS["training"] + EXTRAS["evaluation"] + ["mypy>=1.13", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9"]
+EXTRAS["test"] = [
+    *EXTRAS["training"],
+    *EXTRAS["evaluation"],
+    "mypy>=1.13",
+    "pytest>=8.0",
+    "pytest-timeout>=2.3",
+    "ruff>=0.9",
+]
 
 setup(
     name="nvb_diffusers",
     version=read_version(),
-    description="Sharp views of a face at any camera from one degraded photo, in one diffusion run (NVB-Face) with diffusers",
+    description="Views of a face at any camera from one degraded photo, in one diffusion run: NVB-Face for diffusers",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

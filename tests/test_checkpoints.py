@@ -126,7 +126,7 @@ def test_a_file_size_limit_is_one_line(trained, tmp_path):
 
 def test_a_full_disk_is_one_line(trained, tmp_path):
     """Assert the same on a disk that is really full."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
     if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     accelerator, layer = trained

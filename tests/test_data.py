@@ -5,6 +5,7 @@ import json
 import shutil
 from itertools import islice
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -47,7 +48,13 @@ def write_dots(folder, size=64, views=5):
         path = folder / "images" / "0" / f"{view}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.repeat((30 + 220 * dot)[..., None], 3, axis=2).round().astype(np.uint8)).save(path)
-        record = {"file_name": f"0/{view}.png", "identity": 0, "view": view, "camera": camera.tolist(), "split": "train"}
+        record = {
+            "file_name": f"0/{view}.png",
+            "identity": 0,
+            "view": view,
+            "camera": camera.tolist(),
+            "split": "train",
+        }
         lines.append(json.dumps(record))
     (folder / "images" / "metadata.jsonl").write_text("\n".join(lines))
     return folder
@@ -261,6 +268,15 @@ def test_streamed_samples_are_those_of_the_folder(tmp_path, shards):
             assert all(torch.equal(one[name], other[name]) for name in one)
     one, other = held_out_batch(streamed, 2), held_out_batch(plain, 2)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_shards_are_read_from_a_url(shards):
+    """Assert that an address of fsspec gives the same samples as a folder."""
+    memory = fsspec.filesystem("memory")
+    for path in shards.iterdir():
+        memory.pipe(f"/shards/{path.name}", path.read_bytes())
+    one, other = (FaceDataset(at, "train", SampleTransform(64, ()), True)[7] for at in ("memory://shards", shards))
+    assert torch.equal(one["pixel_values"], other["pixel_values"])
 
 
 def test_each_worker_reads_each_shard_once(shards, monkeypatch):

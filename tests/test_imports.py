@@ -40,7 +40,9 @@ def imports_of(module: str) -> set[str]:
 
 def test_imported_names_sees_every_form():
     """Assert that absolute, relative and local imports are all found under their absolute names."""
-    source = "import torch.nn as nn\nfrom . import unet\nfrom ..camera import x\ndef f():\n    from datasets import load_dataset"
+    source = (
+        "import torch.nn as nn\nfrom . import unet\nfrom ..camera import x\ndef f():\n    from datasets import load"
+    )
     found = imported_names(source, "training/data.py")
     assert found == {"torch.nn", "nvb_diffusers.training.unet", "nvb_diffusers.camera", "datasets"}
 

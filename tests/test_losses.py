@@ -61,7 +61,9 @@ def test_min_snr_loss_is_one_loss_in_three_units():
         scheduler = make_scheduler(prediction_type)
         alpha = scheduler.alphas_cumprod[timesteps][:, None, None, None].sqrt()
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        wrong_noise = (noisy - alpha * wrong) / (1 - alpha**2).sqrt()  # what the UNet means if it takes `wrong` for clean
+        wrong_noise = (noisy - alpha * wrong) / (
+            1 - alpha**2
+        ).sqrt()  # what the UNet means if it takes `wrong` for clean
         prediction = diffusion_target(scheduler, wrong, wrong_noise, timesteps)
         target = diffusion_target(scheduler, latents, noise, timesteps)
         losses.append(diffusion_loss(prediction, target, timesteps, scheduler, snr_gamma=5.0).item())

@@ -1,70 +1,20 @@
-"""The pipeline's call on tiny random models: what it computes, how often, and with what parts of diffusers."""
+"""The pipeline's call on tiny random models: what it computes, from what, and how often."""
 
 import io
 from types import MethodType
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import LATENT_SHAPE, SIDE, WIDTH, tiny_encoder, tiny_pipeline, tiny_unet, tiny_vae
-from diffusers import AutoencoderDC, AutoencoderTiny, EulerDiscreteScheduler, HeunDiscreteScheduler
-from diffusers.models.attention_processor import AttnProcessor
+from conftest import LATENT_SHAPE, SIDE, WIDTH, tiny_pipeline
+from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 from PIL import Image
+from pipeline_calls import CAMERAS, STEPS, difference, noise, picture, seeded, views
 
 from nvb_diffusers import NVBFacePipeline, NVBFacePipelineOutput
 from nvb_diffusers.camera import average_cameras, camera_from_angles, check_camera_params, orbit_cameras
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_.*:DeprecationWarning")  # diffusers' schedulers on numpy 2
-
-STEPS = 2
-CAMERAS = orbit_cameras(3, yaw_range_deg=(-40, 40))
-SCHEDULERS = {
-    "DDIMScheduler": {},
-    "DDPMScheduler": {},
-    "DEISMultistepScheduler": {},
-    "DPMSolverMultistepScheduler": {},
-    "DPMSolverMultistepScheduler sde": {"algorithm_type": "sde-dpmsolver++"},
-    "DPMSolverSinglestepScheduler": {"lower_order_final": True},
-    "EulerAncestralDiscreteScheduler": {},
-    "EulerDiscreteScheduler": {"timestep_spacing": "trailing"},
-    "EulerDiscreteScheduler karras": {"use_karras_sigmas": True},
-    "HeunDiscreteScheduler": {},
-    "KDPM2AncestralDiscreteScheduler": {},
-    "LCMScheduler": {},
-    "PNDMScheduler": {"skip_prk_steps": True},
-    "UniPCMultistepScheduler": {},
-}
-
-
-def picture(seed=0, side=SIDE):
-    """A random picture (H, W, 3) in [0, 1]."""
-    return np.random.default_rng(seed).random((side, side, 3), dtype=np.float32)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, *LATENT_SHAPE, generator=seeded(seed))
-
-
-def make_scheduler(name, pipe):
-    changes = SCHEDULERS[name]
-    return getattr(diffusers, name.split()[0]).from_config(pipe.scheduler.config, **changes)
-
-
-def views(pipe, image=None, cameras=CAMERAS, **kwargs):
-    """The views of a call as an array, in few steps and with a seed."""
-    settings = {"num_inference_steps": STEPS, "generator": seeded(), "output_type": "np"}
-    return pipe(picture() if image is None else image, cameras, **(settings | kwargs)).images
-
-
-def difference(first, second):
-    """The largest difference of two arrays of one shape."""
-    assert first.shape == second.shape
-    return np.abs(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)).max()
 
 
 @pytest.fixture
@@ -366,26 +316,7 @@ def test_guidance_formula(pipe):
     assert torch.equal(prediction[:, 0, 0, 0], torch.tensor([1 + 4 * (3.0 - 1), 1 + 4 * (5.0 - 1)]))
 
 
-# Schedulers, callbacks, progress
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedulers(pipe, name):
-    """Assert finite latents of about the size that noise and pictures have, the same for the same generators."""
-    pipe.scheduler = make_scheduler(name, pipe)
-    settings = {"num_inference_steps": 4, "eta": 1.0, "cameras": CAMERAS[:1], "output_type": "latent"}
-    images = [picture(), picture(1)]
-    first = views(pipe, images, generator=[seeded(0), seeded(1)], **settings)
-    assert first.isfinite().all()
-    assert 0.1 < first.std() < 30
-    assert torch.equal(views(pipe, images, generator=[seeded(0), seeded(1)], **settings), first)
-
-
-def test_eta_adds_noise_from_the_generator(pipe):
-    """Assert that DDIM's steps draw from the generator if eta is 1 and not if it is 0."""
-    for eta, noisy in ((0.0, False), (1.0, True)):
-        first, second = (views(pipe, latents=noise(1, 3), eta=eta, generator=seeded(seed)) for seed in (1, 2))
-        assert (difference(first, second) > 1e-3) == noisy
+# Callbacks, progress
 
 
 def test_callback_sees_every_step(pipe):
@@ -424,117 +355,3 @@ def test_progress_bar_counts_unet_passes(pipe):
     pipe.set_progress_bar_config(disable=False, file=written)
     views(pipe)
     assert f"{2 * STEPS - 1}/{2 * STEPS - 1}" in written.getvalue()
-
-
-# Devices, dtypes and parts of diffusers
-
-
-def test_models_run_one_after_another(pipe):
-    """Assert that with CPU offload each model is fetched when its turn in `model_cpu_offload_seq` comes, and only then.
-
-    The hooks are accelerate's own; here the fast device is the CPU too, so that the order can be seen on any machine.
-    """
-    settings = {"num_inference_steps": 33, "guidance_scale": 2.0, "cameras": CAMERAS[:1]}
-    expected = views(pipe, **settings)
-    fetched = []
-    pipe.enable_model_cpu_offload(device="cpu")
-    for name, model in pipe.components.items():
-        if isinstance(model, torch.nn.Module):
-            fetch = model._hf_hook.pre_forward
-
-            def noted(module, *args, _name=name, _fetch=fetch, **kwargs):
-                fetched.append(_name)
-                return _fetch(module, *args, **kwargs)
-
-            model._hf_hook.pre_forward = noted
-    assert np.array_equal(views(pipe, **settings), expected)
-    turns = [name for i, name in enumerate(fetched) if i == 0 or fetched[i - 1] != name]
-    assert turns == pipe.model_cpu_offload_seq.split("->")
-    # 33 time steps are more than one chunk of 32: two passes of everything before the UNet, but one turn of each model.
-    assert fetched.count("image_encoder") == 2
-    assert fetched.count("view_transformer") == 2 + 2 + 2  # predicted cameras, volumes, projections
-    assert fetched.count("unet") == 33
-    assert pipe.unet._hf_hook.pre_forward is not fetch, "the hooks are fresh for the next call"
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(pipe, dtype):
-    """Assert finite pictures near those of float32, in a batch with guidance; cameras stay float32."""
-    settings = {"guidance_scale": 2.0, "cameras": CAMERAS[:2], "latents": noise(1, 1)}
-    expected = views(pipe, **settings)
-    for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
-        model.to(dtype)
-    output = pipe(picture(), num_inference_steps=STEPS, output_type="pt", **settings)
-    assert output.images.dtype == dtype
-    assert output.source_cameras.dtype == torch.float32
-    assert difference(output.images.float().movedim(1, -1), expected) < 0.1
-    for scheduler in (HeunDiscreteScheduler, EulerDiscreteScheduler):
-        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-        assert np.isfinite(views(pipe, **settings)).all()
-
-
-def test_each_model_may_have_its_own_dtype(pipe):
-    """Assert that features, states and latents are cast on their way from model to model."""
-    settings = {"guidance_scale": 2.0, "latents": noise(1, 1)}
-    expected = views(pipe, **settings)
-    pipe.image_encoder.to(torch.bfloat16)
-    pipe.unet.to(torch.float64)
-    assert difference(views(pipe, **settings), expected) < 0.1
-
-
-def test_layerwise_casting(pipe):
-    """Assert that all models run with weights stored in 8 bits."""
-    expected = views(pipe)
-    for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
-        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
-    assert pipe.unet.mid_block.resnets[0].conv1.weight.dtype == torch.float8_e4m3fn
-    assert 0 < difference(views(pipe), expected) < 0.5
-
-
-def test_ways_to_run_the_unet(pipe):
-    """Assert that attention processors, fused projections and channels_last change only rounding."""
-    expected = views(pipe)
-    pipe.unet.to(memory_format=torch.channels_last)
-    assert difference(views(pipe), expected) < 1e-4
-    pipe.unet.set_attn_processor(AttnProcessor())
-    assert difference(views(pipe), expected) < 1e-4
-    pipe.unet.set_default_attn_processor()
-    pipe.unet.fuse_qkv_projections()
-    assert difference(views(pipe), expected) < 1e-4
-
-
-def test_other_decoders(pipe):
-    """Assert that AutoencoderTiny and AutoencoderDC decode in place of AutoencoderKL, each with its own scale."""
-    tiny = AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, latent_channels=LATENT_SHAPE[0]
-    )
-    deep = AutoencoderDC(
-        latent_channels=LATENT_SHAPE[0],
-        attention_head_dim=4,
-        encoder_block_out_channels=(8,) * 4,
-        decoder_block_out_channels=(8,) * 4,
-        encoder_layers_per_block=(1,) * 4,
-        decoder_layers_per_block=(1,) * 4,
-        encoder_qkv_multiscales=((), (), (), ()),
-        decoder_qkv_multiscales=((), (), (), ()),
-        decoder_block_types="ResBlock",
-        encoder_block_types="ResBlock",
-        scaling_factor=0.5,
-    )
-    latents = views(pipe, output_type="latent")
-    for vae, scale in ((tiny, 1.0), (deep, 0.5)):
-        other = NVBFacePipeline(**{**pipe.components, "vae": vae.eval()})
-        other.set_progress_bar_config(disable=True)
-        with torch.no_grad():
-            decoded = vae.decode(latents / scale).sample
-        assert difference(views(other, output_type="pt"), (decoded / 2 + 0.5).clamp(0, 1)) < 1e-5
-
-
-def test_shifted_latents():
-    """Assert that a VAE with a shift gets z / scaling_factor + shift_factor."""
-    pipe = NVBFacePipeline(
-        tiny_encoder(), tiny_unet(), tiny_vae(scaling_factor=0.5, shift_factor=0.25), tiny_pipeline().scheduler
-    )
-    with torch.no_grad():
-        expected = pipe.vae.decode(noise(2) * 2 + 0.25).sample
-        assert torch.equal(pipe.decode_latents(noise(2)), expected)

@@ -1,10 +1,11 @@
-"""Measure how long it takes to draw and to apply a degradation, on one core, for each preset and picture size.
+"""Measure what it costs to draw and to apply a degradation on one core, for each preset and picture size.
 
     python training/benchmark_degradation.py
     python training/benchmark_degradation.py --sizes 128 512 --num_samples 200
 
 Each sample is a degradation of its own, since their costs differ widely: the table shows the mean, the 95th percentile
-and the slowest. Every degradation is applied three times and the fastest counts, so that a busy machine weighs less.
+and the slowest. Times are those of the processor, not of the clock, and the fastest of three runs counts, so that other
+work on the machine weighs little.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def soft_picture(generator: np.random.Generator, size: int) -> np.ndarray:
-    """(size, size, 3) uint8: coloured shades with some grain, so that the JPEG codec has as much to do as on a photo."""
+    """(size, size, 3) uint8: coloured shades with some grain, so that the codec has as much to do as on a photo."""
     coarse = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     shades = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     grain = generator.normal(0, 4, shades.shape)
@@ -42,14 +43,14 @@ def measure(preset: str, size: int, num_samples: int, seed: int) -> tuple[np.nda
     apply(image, draw_degradation(generator, preset))  # warm up
     draw_times, apply_times = [], []
     for _ in range(num_samples):
-        start = time.perf_counter()
+        start = time.process_time()
         params = draw_degradation(generator, preset)
-        draw_times.append(time.perf_counter() - start)
+        draw_times.append(time.process_time() - start)
         repeats = []
         for _ in range(NUM_REPEATS):
-            start = time.perf_counter()
+            start = time.process_time()
             apply(image, params)
-            repeats.append(time.perf_counter() - start)
+            repeats.append(time.process_time() - start)
         apply_times.append(min(repeats))
     return 1000 * np.array(draw_times), 1000 * np.array(apply_times)
 

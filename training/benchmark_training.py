@@ -2,7 +2,7 @@
 
     python training/benchmark_training.py                          # the small default model, at 128 pixels
     python training/benchmark_training.py --data_dir heads-v1-128  # and with a real set, through the data loader
-    python training/benchmark_training.py --paper_size             # memory and cost on Stable Diffusion 2.1; no data, no GPU
+    python training/benchmark_training.py --paper_size             # memory and cost on Stable Diffusion 2.1, no GPU
 
 The first two time the loop of each script: its `compute_loss`, backward, clipping, AdamW, learning rate and EMA. Bound
 and step take turns, and each is compared within a turn, since machines do not keep their speed. A step has more to do
@@ -60,6 +60,7 @@ PAPER_RESOLUTION = 512
 PAPER_CONFIGS: tuple[dict[str, Any], ...] = (SD21_UNET_CONFIG, {}, {})  # encoder and view transformer by default
 PAPER_BATCH = {"restoration": 8, "novel_view": 2}
 PAPER_VIEWS = 8
+PICTURES = {"restoration": 1, "novel_view": PAPER_VIEWS}  # of a sample
 PAPER_ITERATIONS = {"restoration": 200_000, "novel_view": 300_000}
 PAPER_SETTINGS = (
     ("restoration", "lora", "encoder, attn2, LoRA"),
@@ -126,7 +127,8 @@ def make_models(step: str, configs: Sequence[dict[str, Any]], unet_training: str
     else:
         for frozen in (image_encoder, unet):
             frozen.requires_grad_(False).eval()
-        view_transformer = ViewTransformer3D(**{"in_channels": image_encoder.config.out_channels, **view_transformer_config})
+        width = image_encoder.config.out_channels
+        view_transformer = ViewTransformer3D(**{"in_channels": width, **view_transformer_config})
         models = Models(image_encoder, unet, None, train_novel_view.NovelViewModel(view_transformer))
     for model in models.trained():
         model.train()
@@ -149,8 +151,7 @@ def make_batch(step: str, models: Models, batch_size: int, num_views: int, devic
 
 def script_options(step: str) -> argparse.Namespace:
     """The defaults of the step's own options."""
-    needed = ["--data_dir", "-", "--output_dir", "-"]
-    return SCRIPTS[step].parse_args(needed if step == "restoration" else [*needed, "--pretrained_model_name_or_path", "-"])
+    return SCRIPTS[step].parse_args(["--data_dir", "-", "--output_dir", "-", "--pretrained_model_name_or_path", "-"])
 
 
 def make_loss(step: str, models: Models, scheduler: DDPMScheduler) -> Callable[[Batch], torch.Tensor]:
@@ -166,7 +167,7 @@ def make_loss(step: str, models: Models, scheduler: DDPMScheduler) -> Callable[[
 
 
 def unet_pass(models: Models, batch: Batch) -> None:
-    """Forward and backward of the UNet alone on the latents of a batch; in step 2 it is frozen and passes gradients on."""
+    """Forward and backward of the UNet on the latents of a batch; in step 2 it is frozen and passes gradients on."""
     latents = batch["latents"].flatten(0, -4)  # (N, C, h, w)
     shape = (len(latents), 64, models.unet.config.cross_attention_dim)
     encoder_hidden_states = torch.zeros(shape, device=latents.device, requires_grad=True)
@@ -250,11 +251,17 @@ def measure_rates(step: str, args: argparse.Namespace, precision: str) -> dict[s
         "ratio": np.median(times[:, 0] / times[:, 1]),
     }
     if args.data_dir:
-        for name, work in (("loader alone", lambda batch: None), ("data loader", loop.train)):
+        for name, train in (("loader alone", False), ("data loader", True)):
             batches = read_batches(loop, args)
-            for _ in range(2 * args.dataloader_num_workers + 1):  # those that the workers made ahead
-                work(next(batches))
-            rates[name] = size * args.rounds / sum(seconds(lambda: work(next(batches))) for _ in range(args.rounds))
+
+            def turns(count: int, batches: Iterator[Batch] = batches, train: bool = train) -> None:
+                for _ in range(count):
+                    batch = next(batches)
+                    if train:
+                        loop.train(batch)
+
+            turns(2 * args.dataloader_num_workers + 1)  # those that the workers have made ahead
+            rates[name] = size * args.rounds / seconds(turns, args.rounds)
     return {name: float(rate) for name, rate in rates.items()}
 
 
@@ -317,8 +324,8 @@ def report_rates(args: argparse.Namespace) -> Iterator[str]:
             memory = [in_new_process(measure_memory, step, args, precision, bound) / 1e9 for bound in (True, False)]
             start = f"| {step} | {'fp32' if precision == 'no' else precision} |"
             yield f"{start} bare UNet | {rates['bound']:.1f} | 1 | | {memory[0]:.2f} |"
-            ratio = rates["ratio"]
-            yield f"{start} step, in memory | {rates['in memory']:.1f} | {ratio:.2f} | {ratio / share:.2f} | {memory[1]:.2f} |"
+            ratios = f"{rates['ratio']:.2f} | {rates['ratio'] / share:.2f}"
+            yield f"{start} step, in memory | {rates['in memory']:.1f} | {ratios} | {memory[1]:.2f} |"
             if args.data_dir:
                 ratio = rates["data loader"] / rates["bound"]
                 yield f"{start} step, data loader | {rates['data loader']:.1f} | {ratio:.2f} | {ratio / share:.2f} | |"
@@ -363,7 +370,7 @@ class LiveMemory(TorchDispatchMode):
         self.live = self.peak = 0
         self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         outputs = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(outputs):
@@ -414,6 +421,18 @@ def peak_activations(step: str, unet_training: str, checkpointing: bool, batch_s
     return memory.peak
 
 
+def peak_encoding(pictures: int) -> int:
+    """Peak bytes of encoding pictures to latents at paper size, in half precision autocast."""
+    with torch.device("meta"):
+        vae = AutoencoderKL(**SD_VAE_CONFIG).requires_grad_(False)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        without_contents(vae)
+        pixel_values = torch.empty(pictures, 3, PAPER_RESOLUTION, PAPER_RESOLUTION)
+        with LiveMemory() as memory, torch.no_grad(), torch.autocast("cpu", torch.float16):
+            vae.encode(pixel_values)
+    return memory.peak
+
+
 def enable_checkpointing(step: str, models: Models) -> None:
     """What the script's `--gradient_checkpointing` does."""
     models.unet.enable_gradient_checkpointing()
@@ -435,8 +454,9 @@ def vae_flops() -> int:
 def report_paper_size(args: argparse.Namespace) -> Iterator[str]:
     """The tables of the paper's size, line by line."""
     yield "Memory of one GPU in GB (1e9 bytes), counted: float32 parameters and AdamW, bf16 autocast\n"
-    yield "| step | trains | checkpointing | parameters | gradients | AdamW | EMA | batch | activations | sum |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    columns = "parameters | gradients | AdamW | EMA | batch | activations | encoding latents | sum"
+    yield f"| step | trains | checkpointing | {columns} |"
+    yield "|---" * 11 + "|"
     with torch.device("meta"):
         vae_bytes = model_bytes([AutoencoderKL(**SD_VAE_CONFIG)])
     for step, unet_training, name in PAPER_SETTINGS:
@@ -448,21 +468,25 @@ def report_paper_size(args: argparse.Namespace) -> Iterator[str]:
         for checkpointing in (False, True):
             for batch_size in (1, PAPER_BATCH[step]):
                 activations = peak_activations(step, unet_training, checkpointing, batch_size)
-                sizes = (*fixed, batch_size, activations, sum(fixed) + activations)
+                encoding = peak_encoding(batch_size * PICTURES[step])
+                sizes = (*fixed, batch_size, activations, encoding, sum(fixed) + max(activations, encoding))
                 cells = [str(size) if size < 1000 else f"{size / 1e9:.1f}" for size in sizes]
                 yield f"| {step} | {name} | {'yes' if checkpointing else 'no'} | {' | '.join(cells)} |"
+    yield "\nLatents are encoded before the step, so the larger of the two counts; --latents_cache makes that zero."
+    yield "Several GPUs (DDP) need the gradients once more, for their buckets. Not counted: the CUDA context,"
+    yield "fragmentation, validation pictures."
 
-    yield "\nOperations of one sample in TFLOP, forward and backward, counted; days on one GPU, estimated from its peak in"
-    yield f"bf16 (dense) at {args.utilisation:.0%} utilisation\n"
+    yield "\nOperations of one sample in TFLOP, forward and backward, without checkpointing, counted; days on one GPU,"
+    yield f"estimated from its peak in bf16 (dense) at {args.utilisation:.0%} utilisation\n"
     names = [f"days, {name} ({peak} TFLOP/s)" for name, peak in PEAK_TFLOPS.items()]
     yield f"| step | latents | samples | UNet | all | samples/s, {next(iter(PEAK_TFLOPS))} | {' | '.join(names)} |"
     yield "|---|" + "---|" * (5 + len(names))
     encode = vae_flops()
-    for step, pictures in (("restoration", 1), ("novel_view", PAPER_VIEWS)):
+    for step in STEPS:
         samples = PAPER_ITERATIONS[step] * PAPER_BATCH[step]
         with torch.device("meta"):
             unet, everything = count_flops(step, make_models(step, PAPER_CONFIGS, "lora"), PAPER_VIEWS)
-        for latents, extra in (("cached", 0), ("encoded each time", pictures * encode)):
+        for latents, extra in (("cached", 0), ("encoded each time", PICTURES[step] * encode)):
             flops = everything + extra
             rates = [1e12 * peak * args.utilisation / flops for peak in PEAK_TFLOPS.values()]
             days = [f"{samples / rate / 86400:.1f}" for rate in rates]

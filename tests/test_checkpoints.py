@@ -63,7 +63,7 @@ def test_a_run_is_not_begun_over_another(tmp_path):
     for resume_from in (None, str(tmp_path / "checkpoint-9")):
         with pytest.raises(ValueError, match=r"already holds checkpoint-10: go on from it with --resume_from"):
             find_checkpoint(tmp_path, resume_from)
-    with pytest.raises(ValueError, match="no checkpoint at .*checkpoint-11"):
+    with pytest.raises(ValueError, match=r"no checkpoint at .*checkpoint-11"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-11"))
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ValueError, match="expected a folder named checkpoint-N"):

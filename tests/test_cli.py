@@ -11,7 +11,7 @@ from conftest import ROOT, SIDE, tiny_pipeline
 from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
-from nvb_diffusers import DEFAULT_CHECKPOINT, cli
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, cli
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.contact_sheet import contact_sheet
 from nvb_diffusers.model_info import count_gflop, passes_gflop
@@ -75,24 +75,11 @@ def test_views_writes_pictures_sheet_and_cameras(run, face, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' solver on numpy 2.4
-def test_views_are_those_of_the_pipeline(run, face, tmp_path):
+def test_views_are_those_of_the_pipeline(run, checkpoint, face, tmp_path):
     """Assert that the options reach the pipeline: the same picture as a direct call with that scheduler and seed."""
-    run(
-        "views",
-        face,
-        "--aligned",
-        "--num",
-        1,
-        "--yaw",
-        "20:20",
-        "--seed",
-        7,
-        "--scheduler",
-        "dpm++",
-        "--out",
-        tmp_path / "o",
-    )
-    pipe = tiny_pipeline()
+    options = "--aligned --num 1 --yaw 20:20 --seed 7 --scheduler dpm++".split()
+    run("views", face, *options, "--out", tmp_path / "o")
+    pipe = NVBFacePipeline.from_pretrained(checkpoint)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     generator = torch.Generator().manual_seed(7)
     expected = pipe(Image.open(face), cameras=[(20, 0)], num_inference_steps=2, generator=generator).images[0]

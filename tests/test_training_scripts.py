@@ -141,7 +141,7 @@ def assert_one_line(capsys, words):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_loss_falls(script, place, tmp_path):
     """Assert that training on the small set lowers the loss, and that its parts are logged apart."""
-    more = {"autoencoder": (20, 1e-2), "restoration": (40, 1e-2), "novel_view": (12, 3e-3)}[script]
+    more = {"autoencoder": (20, 1e-2), "restoration": (24, 1e-2), "novel_view": (12, 3e-3)}[script]
     extra = ["--max_train_steps", more[0], "--learning_rate", more[1]]
     assert run(script, place, tmp_path / "run", *extra) == 0
     losses = curve(tmp_path / "run")
@@ -420,13 +420,12 @@ def test_a_wrong_path_or_file_is_one_line(place, tmp_path, capsys):
         assert_one_line(capsys, words)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_is_one_line(workers, place, tmp_path, capsys):
-    """Assert that a picture that breaks during training ends the run in one line, also from a worker process."""
+def test_an_unreadable_picture_is_one_line(place, tmp_path, capsys):
+    """Assert that a picture that breaks during training ends the run in one line, from a worker process."""
     data = write_small_set(tmp_path / "data")
     (data / "images/000002/01.png").write_bytes(b"no picture")
     extra = ["--data_dir", data, "--checkpointing_steps", 1, "--train_batch_size", 1, "--max_train_steps", 20]
-    assert run("restoration", place, tmp_path / "run", *extra, "--dataloader_num_workers", workers) == 2
+    assert run("restoration", place, tmp_path / "run", *extra, "--dataloader_num_workers", 1) == 2
     assert_one_line(capsys, "cannot read picture")
     saved = list((tmp_path / "run").glob("checkpoint-*"))
     assert saved

@@ -113,9 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         shape = ["--view_transformer_config", root / "view_transformer.json"]
         base = ["--pretrained_model_name_or_path", root / "restoration" / "pipeline"]
-        novel_view = run(
-            "train_novel_view.py", root / "novel_view", [*options, *base, *shape, "--train_batch_size", 2]
-        )
+        novel_view = run("train_novel_view.py", root / "novel_view", [*options, *base, *shape, "--train_batch_size", 2])
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

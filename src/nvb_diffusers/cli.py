@@ -185,7 +185,7 @@ def run_views(args: argparse.Namespace) -> None:
             "views": [{"file": name, **_camera_record(camera)} for name, camera in zip(names, cameras, strict=True)],
         }
         pictures = [source.image.resize(output.images[0].size), *output.images]
-        labels = ["input", *(f"yaw {yaw:+.0f}" for yaw in angles_from_camera(cameras)[:, 0].tolist())]
+        labels = ["input", *(f"yaw {round(yaw):+d}" for yaw in angles_from_camera(cameras)[:, 0].tolist())]
         with _staging(folders[index]) as stage:
             for name, image in zip(names, output.images, strict=True):
                 image.save(stage / name)

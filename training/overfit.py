@@ -63,6 +63,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 DEGRADATION = "mild"
+VIEWS = 4
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,12 +76,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def write_subset(data_dir: str, output_dir: Path, count: int) -> None:
-    """The first identities of a set at 64 px, once for training and once, under other names, for validation."""
+    """First views of the first identities at 64 px, once for training and once, under other names, for validation."""
     records = read_records(data_dir)
     chosen = list(dict.fromkeys(record["identity"] for record in records))[:count]
     written = []
     for record in records:
-        if record["identity"] not in chosen:
+        if record["identity"] not in chosen or record["view"] >= VIEWS:
             continue
         image = load_image(Path(data_dir) / "images" / record["file_name"]).resize((SIZE, SIZE), reducing_gap=3.0)
         for split in ("train", "validation"):
@@ -98,7 +99,7 @@ def run(script: str, output_dir: Path, arguments: Sequence[str | Path]) -> dict[
     """Run one training script; the first and last values of its curve, by name."""
     folder = Path(__file__).parent
     common = ["--output_dir", output_dir, "--resolution", SIZE, "--report_to", "none", "--lr_warmup_steps", 50]
-    common += ["--ema_decay", 0.995, "--validation_steps", 10**9, "--checkpointing_steps", 10**9]
+    common += ["--ema_decay", 0.99, "--validation_steps", 10**9, "--checkpointing_steps", 10**9]
     command = [sys.executable, folder / script, *arguments, *common, "--resume_from_checkpoint", "latest"]
     subprocess.run([str(part) for part in command], check=True)
     lines = [json.loads(line) for line in (output_dir / "curve.jsonl").read_text().splitlines()]
@@ -125,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         shape = ["--view_transformer_config", root / "view_transformer.json"]
         base = ["--pretrained_model_name_or_path", root / "restoration" / "pipeline"]
-        novel_view = run("train_novel_view.py", root / "novel_view", [*options, *base, *shape, "--train_batch_size", 2])
+        novel_view = run(
+            "train_novel_view.py", root / "novel_view", [*options, *base, *shape, "--num_target_views", VIEWS - 1]
+        )
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

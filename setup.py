@@ -25,6 +25,7 @@ EXTRAS["test"] = [
     "mypy>=1.13",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
 ]
 

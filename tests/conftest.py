@@ -1,6 +1,10 @@
 """Small models made in the test process, and the project's own data where it is present."""
 
+import os
 from pathlib import Path
+
+# One thread for each of the two workers and what they start: two busy threads on one core wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -20,7 +20,7 @@ from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.hub import export_remote_code, publish
 from nvb_diffusers.unet import add_adapter
 
-CARD = "---\nlibrary_name: diffusers\nlicense: apache-2.0\n---\n# Ours\n\nText of our own: é.\n"
+CARD = "---\nlibrary_name: diffusers\nlicense: apache-2.0\n---\n# REPO_ID\n\nText of our own: é.\n"
 CODE = {
     "pipeline_nvb_face.py",
     "image_encoder/image_encoder.py",
@@ -199,7 +199,7 @@ def test_component_that_is_gone_is_removed(hub, published):
 def test_card_is_kept_or_written(hub, published):
     """Assert that our card survives `push_to_hub` and publishing without one, and that one is written where none is."""
     for repo_id, revision in (("me/face", "main"), ("me/face", "remote-code"), ("me/pushed", "main")):
-        assert hub.files(repo_id, revision)["README.md"].decode() == CARD
+        assert hub.files(repo_id, revision)["README.md"].decode() == CARD.replace("REPO_ID", repo_id)
     written = hub.files("me/no-card")["README.md"].decode()
     assert written.startswith("---\nlibrary_name: diffusers\n")
     assert 'from_pretrained("me/no-card")' in written

@@ -78,7 +78,7 @@ def publish(
         pipeline: from the installed package, without a live adapter.
         repo_id: "user/name", or a name in the namespace of the token's owner. Made if it does not exist.
         model_card: a path to read the card from, or the text itself. Without one, the card in the repository is kept,
-            or a short one is written from the pipeline.
+            or a short one is written from the pipeline. `REPO_ID` in it becomes the repository's.
         private: only for a repository made now; one that exists keeps its visibility.
         token: of the Hub; the stored one (`hf auth login`) by default.
         commit_message: on both branches.
@@ -97,7 +97,7 @@ def publish(
     with TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder)
         card = card or _published_card(repo_id, token) or _default_card(pipeline, repo_id)
-        Path(folder, "README.md").write_text(card, encoding="utf-8")
+        Path(folder, "README.md").write_text(card.replace("REPO_ID", repo_id), encoding="utf-8")
         upload = partial(
             upload_folder,
             repo_id=repo_id,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from nvb_diffusers import NVBFacePipeline
-from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
+from nvb_diffusers.camera import angle_between_cameras, angles_from_camera, average_cameras
 from nvb_diffusers.training.pictures import psnr
 
 
@@ -82,7 +82,9 @@ def predict_cameras(pipeline: NVBFacePipeline, pixel_values: torch.Tensor, num_i
     cameras = []
     for part in pixel_values.split(8):
         pixels = part.to(pipeline.device, pipeline.image_encoder.dtype)
-        cameras.append(pipeline.encode_views(pixels, timesteps)[1].cpu())
+        features = pipeline.encode_images(pixels, timesteps)  # (T, N, C, 8, 8)
+        predicted = pipeline.view_transformer.predict_camera(features.flatten(0, 1))  # (T*N, 25)
+        cameras.append(average_cameras(predicted.unflatten(0, features.shape[:2])).cpu())
     return torch.cat(cameras)
 
 

@@ -11,7 +11,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera, average_cameras
-from nvb_diffusers.training.pictures import psnr
+from nvb_diffusers.training.pictures import psnr, resized
 
 
 def mean_faces(records: datasets.Dataset, cameras: torch.Tensor, resolution: int, neighbours: int = 64) -> torch.Tensor:
@@ -30,8 +30,8 @@ def mean_faces(records: datasets.Dataset, cameras: torch.Tensor, resolution: int
     faces = []
     for camera in cameras:
         nearest = angle_between_cameras(known, camera.expand_as(known)).argsort()[:neighbours].tolist()
-        images = [image.resize((resolution, resolution)) for image in records[nearest]["image"]]
-        mean = np.mean([np.asarray(image, dtype=np.float32) for image in images], axis=0)
+        images = [resized(image, resolution) for image in records[nearest]["image"]]
+        mean = np.mean(images, axis=0, dtype=np.float32)
         faces.append(torch.from_numpy(mean / 127.5 - 1).permute(2, 0, 1))
     return torch.stack(faces)
 

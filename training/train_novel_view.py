@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from nvb_diffusers import NVBFacePipeline, ViewTransformer3D
-from nvb_diffusers.camera import angle_between_cameras
+from nvb_diffusers.camera import angle_between_cameras, camera_from_angles
 from nvb_diffusers.hub import publish
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.checkpoints import (
@@ -48,7 +48,8 @@ from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
 from nvb_diffusers.training.sampling import draw_dropped, draw_noise, draw_timesteps
 
-GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0}  # share of samples with the true source camera
+# Share of samples whose volume is built with a given source camera: the true one, or "constant", the frontal one.
+GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0, "constant": 1.0}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,7 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--camera_conditioning",
         choices=tuple(GIVEN_CAMERAS),
         default="predicted",
-        help="the source camera that the volume is built with",
+        help="the source camera that the volume is built with; constant, the frontal one, for the ablation",
     )
     parser.add_argument("--num_diffusion_views", type=int, help="views that the diffusion loss sees; default: all")
     # Data
@@ -121,14 +122,15 @@ class NovelViewModel(torch.nn.Module):
         features: torch.Tensor,
         timesteps: torch.Tensor,
         cameras: torch.Tensor,
+        given_cameras: torch.Tensor,
         given: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, V, C, 8, 8) of all views (B, V, 25) from those of view 0, and its predicted camera (B, 25).
 
-        The volume is conditioned on the true camera where `given` (B,), else on the predicted one.
+        The volume is conditioned on given_cameras (B, 25) where `given` (B,), else on the predicted ones.
         """
         predicted_cameras = self.view_transformer.predict_camera(features)  # Eq. 3
-        source_cameras = torch.where(given[:, None], cameras[:, 0], predicted_cameras)
+        source_cameras = torch.where(given[:, None], given_cameras, predicted_cameras)
         feature_volume = self.view_transformer.build_volume(features, timesteps, source_cameras)  # Eq. 3, 4
         return self.view_transformer.project(feature_volume, cameras), predicted_cameras  # Eq. 5, 6
 
@@ -149,7 +151,9 @@ def compute_loss(
         encoded = pipeline.image_encoder(degraded.flatten(0, 1), timesteps.repeat_interleave(num_views)).sample
     target_features = encoded.unflatten(0, (num_samples, num_views))  # (B, V, C, 8, 8)
     given = draw_dropped(keys, GIVEN_CAMERAS[args.camera_conditioning], args.seed)  # (B,)
-    features, predicted_cameras = model(target_features[:, 0], timesteps, cameras, given)
+    constant = args.camera_conditioning == "constant"
+    given_cameras = camera_from_angles(0, 0).to(cameras).expand(num_samples, 25) if constant else cameras[:, 0]
+    features, predicted_cameras = model(target_features[:, 0], timesteps, cameras, given_cameras, given)
 
     shown = args.num_diffusion_views or num_views  # N of the V views, the last ones: their order is random
     latents = latents[:, -shown:].flatten(0, 1)  # (B*N, C, h, w)

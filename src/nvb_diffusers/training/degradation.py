@@ -31,6 +31,8 @@ before it is enlarged again; the scale of pass 1 is relative to the input, that 
 | JPEG             |         | 40-95          | 30-75          | 30-95          |            |
 | final sinc p     |         | .8             | .8             | .8             |            |
 
+A sixth, `clean`, leaves the picture as it is: for models of clean photos, and as the first point of a curve.
+
 Kernels: 2 is isotropic or anisotropic Gaussian, half each; 6 is isotropic .45, anisotropic .25, generalised .12 and
 .03, plateau .12 and .03 (isotropic and anisotropic). Two-pass presets choose Gauss or Poisson noise with probability
 one half each and make it gray with .4. The final sinc comes before or after the last JPEG with equal probability.
@@ -308,6 +310,7 @@ def _second_order_preset(factor: Range, first: PassRanges, second: PassRanges) -
 
 
 PRESETS: dict[str, Preset] = {
+    "clean": Preset((1.0, 1.0), (), final_sinc_probability=0.0, enlarge_mode="bilinear"),
     "mild": _face_preset((1.5, 4.0), sigma=(0.1, 2.5), gaussian=(0.0, 8.0), jpeg=(60, 95)),
     "medium": _second_order_preset(
         (4.0, 8.0),

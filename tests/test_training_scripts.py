@@ -202,6 +202,24 @@ def test_step_2_leaves_encoder_unet_and_autoencoder_as_they_are(place, tmp_path)
     assert all(name.startswith("trainable_0") for name in weights(tmp_path))
 
 
+def test_decoder_only_keeps_the_latents(place, tmp_path, capsys):
+    """Assert that encoder and scale stay as they were to the bit while every part of the decoder moves."""
+    assert run("autoencoder", place, tmp_path / "whole") == 0
+    words = arguments("autoencoder", place, tmp_path / "sharper", "--decoder_only", "--learning_rate", 1e-2)
+    shape = words.index("--model_config")
+    del words[shape : shape + 2]
+    assert SCRIPTS["autoencoder"].main(words) == 2
+    assert_one_line(capsys, "--decoder_only needs an autoencoder to go on with")
+    assert SCRIPTS["autoencoder"].main([*words, "--vae_name_or_path", str(tmp_path / "whole/vae")]) == 0
+    before, after = (
+        load_file(tmp_path / name / "vae/diffusion_pytorch_model.safetensors") for name in ("whole", "sharper")
+    )
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith("encoder."), name
+    scales = [json.loads((tmp_path / name / "vae/config.json").read_text()) for name in ("whole", "sharper")]
+    assert scales[0]["scaling_factor"] == scales[1]["scaling_factor"]
+
+
 # Options that change what they should
 
 

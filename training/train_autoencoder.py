@@ -4,6 +4,7 @@
 
 The model is diffusers' AutoencoderDC; `--model_config` gives another shape. Latents are deterministic; noise added to
 them in training keeps the decoder smooth, and the scaling factor that gives them unit variance is stored in the config.
+`--vae_name_or_path VAE --decoder_only` sharpens the decoder of a pipeline that is trained already.
 To resume, run the same command again with `--resume_from_checkpoint latest`.
 """
 
@@ -57,6 +58,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_dir", required=True, help="a set in the project's format")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--model_config", help="a JSON file with AutoencoderDC's arguments")
+    parser.add_argument("--vae_name_or_path", help="an autoencoder to go on with, instead of a new one")
+    parser.add_argument(
+        "--decoder_only", action="store_true", help="leave encoder and scale as they are, so that latents stay valid"
+    )
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train_batch_size", type=int, default=16)
@@ -82,6 +87,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--logging_steps", type=int, default=10)
     parser.add_argument("--report_to", default="tensorboard", help="a tracker of accelerate, or none")
     return parser.parse_args(argv)
+
+
+def load_autoencoder(args: argparse.Namespace) -> AutoencoderDC:
+    """The autoencoder to go on with, or a new one."""
+    if args.vae_name_or_path:
+        if args.model_config:
+            raise ValueError("--vae_name_or_path brings its own shape: leave out --model_config")
+        return AutoencoderDC.from_pretrained(args.vae_name_or_path, use_safetensors=True)
+    if args.decoder_only:
+        raise ValueError("--decoder_only needs an autoencoder to go on with: give --vae_name_or_path")
+    return new_model(AutoencoderDC, args.model_config) if args.model_config else AutoencoderDC(**DEFAULT_CONFIG)
 
 
 class NoisyAutoencoder(torch.nn.Module):
@@ -144,14 +160,16 @@ def train(args: argparse.Namespace) -> None:
     set_seed(args.seed)
 
     # 2. Models
-    vae = new_model(AutoencoderDC, args.model_config) if args.model_config else AutoencoderDC(**DEFAULT_CONFIG)
+    vae = load_autoencoder(args)
     vae.to(memory_format=torch.channels_last)
 
-    # 3. What trains: all of it
-    ema = EMAModel(vae.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+    # 3. What trains: all of it, or the decoder
+    vae.encoder.requires_grad_(not args.decoder_only)
+    trainable = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    ema = EMAModel(trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
 
     # 4. Optimizer
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, weight_decay=args.adam_weight_decay)
+    optimizer = torch.optim.AdamW(trainable, lr=args.learning_rate, weight_decay=args.adam_weight_decay)
     scheduler = get_scheduler(
         args.lr_scheduler,
         optimizer,
@@ -201,11 +219,11 @@ def train(args: argparse.Namespace) -> None:
                     step_parts.append({"loss": loss, **parts})
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(vae.parameters(), args.max_grad_norm)
+                        accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad()
-            ema.step(vae.parameters())
+            ema.step(trainable)
             step += 1
             progress.update()
             if step % args.logging_steps == 0:
@@ -213,10 +231,10 @@ def train(args: argparse.Namespace) -> None:
                 accelerator.log({**values, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
             due = step % args.validation_steps == 0 and step < args.max_train_steps  # the last one is made below
             if due and accelerator.is_main_process:
-                ema.store(vae.parameters())
-                ema.copy_to(vae.parameters())
+                ema.store(trainable)
+                ema.copy_to(trainable)
                 accelerator.log(validate(vae, held_out_pixels, output_dir), step=step)
-                ema.restore(vae.parameters())
+                ema.restore(trainable)
             if step % args.checkpointing_steps == 0:
                 save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
                 saved = step
@@ -225,8 +243,9 @@ def train(args: argparse.Namespace) -> None:
     if step > saved:
         save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
     if accelerator.is_main_process:
-        ema.copy_to(vae.parameters())
-        vae.register_to_config(scaling_factor=latent_scale(vae, held_out_pixels))
+        ema.copy_to(trainable)
+        if not args.decoder_only:
+            vae.register_to_config(scaling_factor=latent_scale(vae, held_out_pixels))
         accelerator.log(validate(vae, held_out_pixels, output_dir), step=step)
         write_folder(output_dir / "vae", vae.save_pretrained)
     accelerator.end_training()

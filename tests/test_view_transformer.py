@@ -77,6 +77,33 @@ def test_shapes_at_pairwise_different_sizes():
     assert model.build_volume(source_features(), 3, cameras).shape == (2, 16, 3, 4, 5)
 
 
+def test_lifted_features_reach_the_voxels_that_the_source_camera_sees_there():
+    """Assert that a changed pixel changes exactly the voxels that project within one pixel of it, in each camera."""
+    model = small_transformer(num_layers=0, lift_source_features=True)
+    cameras = target_cameras((-40.0,)).squeeze(1)  # (2, 25)
+    features = source_features()
+    changed = features.clone()
+    changed[:, :, 2, 4] += torch.arange(10.0)
+    with torch.no_grad():
+        before, after = (model.build_volume(some, 3, cameras) for some in (features, changed))
+    centres = voxel_centres((3, 4, 5), model.config.half_extent).flatten(0, 2)
+    uv = project_points(centres.expand(2, -1, -1), cameras)[..., :2]
+    near = ((7 * uv - torch.tensor([4.5, 2.5])).abs() < 1).all(dim=-1)  # (2, Z*Y*X)
+    assert torch.equal((before != after).any(dim=1).flatten(1), near)
+    assert near.any(dim=1).all()
+    assert not torch.equal(near[0], near[1])
+
+
+def test_lifting_does_not_move_the_camera():
+    """Assert that a new model's camera gets its gradient from its own loss alone, whatever the views show."""
+    model = small_transformer(trained=False, lift_source_features=True)
+    output = model(source_features(), torch.tensor([3, 700]), target_cameras())
+    output.features.square().mean().backward()
+    gradients = [parameter.grad for parameter in model.camera_predictor.parameters()]
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+    assert model.proj_in.weight.grad.any()
+
+
 def test_paper_size_fits_the_paper():
     """Assert the default's volume of 8x8x8x1024, its features of 8x8x1024 and its parameter count, without weights."""
     with torch.device("meta"):

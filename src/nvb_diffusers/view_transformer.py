@@ -12,7 +12,16 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
-from .camera import FOCAL, RADIUS, frustum_points, join_camera, rigid_transform, sample_volume, voxel_centres
+from .camera import (
+    FOCAL,
+    RADIUS,
+    frustum_points,
+    join_camera,
+    project_points,
+    rigid_transform,
+    sample_volume,
+    voxel_centres,
+)
 
 # How far a predicted camera may be from EG3D's, whatever the features: these bounds hold by construction.
 LOOK_AT_REACH = 0.25  # of the point it looks at, along each axis, in world units
@@ -180,7 +189,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
 
     Ours, beyond the paper: learned position embeddings of the source tokens and of the frustum samples (samples outside
     the cube are all zero, only their place tells them apart), all learned embeddings starting as smooth random features
-    of their position, `aggregator_hidden_size`, and all layer counts.
+    of their position, `aggregator_hidden_size`, `lift_source_features`, and all layer counts.
 
     Args:
         in_channels: channels of the features, in and out.
@@ -197,6 +206,9 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
             far more than the volume, so a small model gains most by making this narrow.
         mlp_ratio: hidden width of every feed-forward, as a multiple of its own.
         time_embed_channels: width of the sinusoidal time embedding.
+        lift_source_features: whether each voxel begins with the source features that its centre projects to in the
+            source camera, zero outside the picture, so that only depth and what is hidden is left to be learned. The
+            paper's voxels begin alike in every picture and have to learn where to look, which takes a small model long.
     """
 
     _supports_gradient_checkpointing = True
@@ -220,6 +232,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         aggregator_hidden_size: int | None = None,
         mlp_ratio: int = 4,
         time_embed_channels: int = 320,
+        lift_source_features: bool = False,
     ) -> None:
         super().__init__()
         aggregator_size = aggregator_hidden_size or hidden_size
@@ -314,8 +327,11 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
 
         temb = self.time_embedding(self.time_proj(timestep.expand(batch_size)).to(features.dtype))  # (B, C)
         camera_embedding = self.camera_embedding(source_cameras.to(features.dtype))  # (B, C)
-        source_tokens = self.proj_in(self.norm_in(features.flatten(2).mT)) + self.source_embedding  # (B, H*W, C)
+        source_tokens = self.proj_in(self.norm_in(features.flatten(2).mT))  # (B, H*W, C)
         tokens = self.volume_queries.repeat(batch_size, 1, 1)  # (B, Z*Y*X, C)
+        if self.config.lift_source_features:
+            tokens = tokens + self._lift(source_tokens, source_cameras)
+        source_tokens = source_tokens + self.source_embedding
         for block in self.volume_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, source_tokens, camera_embedding, temb)
@@ -342,6 +358,19 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
                 tokens = block(tokens)
         features = self.proj_out(self.norm_out(tokens.mean(dim=1)))  # (B*V, H*W, C)
         return features.mT.unflatten(2, (size, size)).unflatten(0, target_cameras.shape[:2])
+
+    def _lift(self, source_tokens: torch.Tensor, source_cameras: torch.Tensor) -> torch.Tensor:
+        """Source tokens (B, H*W, C) where source_cameras (B, 25) see the voxels' centres: (B, Z*Y*X, C).
+
+        The camera learns from its own loss and from the modulation, not from moving the picture.
+        """
+        size = self.config.feature_size
+        centres = voxel_centres(self.volume_shape, self.config.half_extent).flatten(0, 2)  # (Z*Y*X, 3)
+        cameras = source_cameras.detach().float()
+        uvz = project_points(centres.to(cameras).expand(len(cameras), -1, -1), cameras)  # (B, Z*Y*X, 3)
+        grid = 2 * uvz[..., None, :2] - 1  # (B, Z*Y*X, 1, 2), in float32: half precision would move the picture
+        feature_map = source_tokens.mT.unflatten(2, (size, size)).to(grid.dtype)
+        return F.grid_sample(feature_map, grid, align_corners=False)[..., 0].mT.to(source_tokens.dtype)
 
     def _check_features(self, features: torch.Tensor) -> None:
         expected = (self.config.in_channels, self.config.feature_size, self.config.feature_size)

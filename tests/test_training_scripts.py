@@ -21,6 +21,8 @@ from test_prepare import load_script
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.training.backbone import load_unet
 from nvb_diffusers.training.checkpoints import list_checkpoints
+from nvb_diffusers.training.data import MultiViewFaceDataset, SampleTransform, held_out_batch
+from nvb_diffusers.training.sampling import draw_timesteps
 from nvb_diffusers.unet import load_adapter
 
 TRAINING = ROOT / "training"
@@ -218,6 +220,29 @@ def test_decoder_only_keeps_the_latents(place, tmp_path, capsys):
         assert torch.equal(before[name], after[name]) == name.startswith("encoder."), name
     scales = [json.loads((tmp_path / name / "vae/config.json").read_text()) for name in ("whole", "sharper")]
     assert scales[0]["scaling_factor"] == scales[1]["scaling_factor"]
+
+
+def test_a_centred_view_transformer_knows_the_mean_features(place, tmp_path):
+    """Assert that the saved mean is that of the degraded pictures' features, also in a run that was resumed."""
+    shape = json.loads((place.folder / "transformer.json").read_text()) | {"centre_features": True}
+    (tmp_path / "shape.json").write_text(json.dumps(shape))
+    extra = ["--view_transformer_config", tmp_path / "shape.json"]
+    assert run("novel_view", place, tmp_path / "run", *extra, "--max_train_steps", 1) == 0
+    assert run("novel_view", place, tmp_path / "run", *extra, "--resume_from_checkpoint", "latest") == 0
+    assert run("novel_view", place, tmp_path / "straight", *extra) == 0
+    resumed, straight = (
+        NVBFacePipeline.from_pretrained(tmp_path / name / "pipeline").view_transformer.state_dict()
+        for name in ("run", "straight")
+    )
+    assert_equal(resumed, straight)
+    pipeline = NVBFacePipeline.from_pretrained(place.step1)
+    transform = SampleTransform(64, ["mild", "medium"], seed=0)
+    batch = held_out_batch(MultiViewFaceDataset(place.data, "train", transform, 1), 64)
+    pictures = batch["degraded_pixel_values"]  # (4, 2, 3, 64, 64)
+    times = draw_timesteps(batch["key"], 1000, 0).repeat_interleave(2)
+    with torch.no_grad():
+        expected = pipeline.image_encoder(pictures.flatten(0, 1), times).sample.mean(dim=0)
+    torch.testing.assert_close(straight["mean_features"], expected, atol=1e-5, rtol=1e-4)
 
 
 # Options that change what they should

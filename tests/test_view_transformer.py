@@ -104,6 +104,20 @@ def test_lifting_does_not_move_the_camera():
     assert model.proj_in.weight.grad.any()
 
 
+def test_centring_takes_the_mean_off_and_puts_it_back():
+    """Assert views and camera of centred features from those of a plain model given what differs from the mean."""
+    plain, centred = small_transformer(), small_transformer(centre_features=True)
+    mean = source_features(1, seed=8)[0]
+    missing, unexpected = centred.load_state_dict(plain.state_dict(), strict=False)
+    assert (missing, unexpected) == (["mean_features"], [])
+    centred.mean_features.copy_(mean)
+    with torch.no_grad():
+        expected = plain(source_features(), torch.tensor([3, 700]), target_cameras())
+        output = centred(source_features() + mean, torch.tensor([3, 700]), target_cameras())
+    torch.testing.assert_close(output.features, expected.features + mean, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(output.source_cameras, expected.source_cameras, atol=1e-5, rtol=1e-4)
+
+
 def test_paper_size_fits_the_paper():
     """Assert the default's volume of 8x8x8x1024, its features of 8x8x1024 and its parameter count, without weights."""
     with torch.device("meta"):

@@ -50,6 +50,7 @@ from nvb_diffusers.training.sampling import draw_dropped, draw_noise, draw_times
 
 # Share of samples whose volume is built with a given source camera: the true one, or "constant", the frontal one.
 GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0, "constant": 1.0}
+CENTRING_SAMPLES = 64
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -174,6 +175,18 @@ def compute_loss(
 
 
 @torch.no_grad()
+def centre(pipeline: NVBFacePipeline, batch: dict[str, torch.Tensor], args: argparse.Namespace) -> None:
+    """Set the view transformer's mean features to those of a batch of training samples, the same in every run."""
+    degraded = batch["degraded_pixel_values"].to(pipeline.device)  # (N, V, 3, S, S)
+    timesteps = draw_timesteps(batch["key"], pipeline.scheduler.config.num_train_timesteps, args.seed)  # (N,)
+    features = [
+        pipeline.image_encoder(pictures, timestep.to(pipeline.device)).sample
+        for pictures, timestep in zip(degraded, timesteps, strict=True)
+    ]
+    pipeline.view_transformer.mean_features.copy_(torch.cat(features).mean(dim=0))
+
+
+@torch.no_grad()
 def validate(
     pipeline: NVBFacePipeline, held_out: dict[str, torch.Tensor], folder: Path, args: argparse.Namespace
 ) -> dict[str, float]:
@@ -263,6 +276,8 @@ def train(args: argparse.Namespace) -> None:
     dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views, args.streaming)
     if args.num_diffusion_views is not None and not 1 <= args.num_diffusion_views <= dataset.num_views:
         raise ValueError(f"--num_diffusion_views {args.num_diffusion_views}: a sample has {dataset.num_views} views")
+    if view_transformer.config.centre_features:
+        centre(pipeline, held_out_batch(dataset, CENTRING_SAMPLES), args)
     if args.latents_cache:
         if args.streaming:
             raise ValueError("--latents_cache holds the latents of all pictures: it does not go with --streaming")

@@ -189,7 +189,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
 
     Ours, beyond the paper: learned position embeddings of the source tokens and of the frustum samples (samples outside
     the cube are all zero, only their place tells them apart), all learned embeddings starting as smooth random features
-    of their position, `aggregator_hidden_size`, `lift_source_features`, and all layer counts.
+    of their position, `aggregator_hidden_size`, `lift_source_features`, `centre_features`, and all layer counts.
 
     Args:
         in_channels: channels of the features, in and out.
@@ -209,6 +209,9 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         lift_source_features: whether each voxel begins with the source features that its centre projects to in the
             source camera, zero outside the picture, so that only depth and what is hidden is left to be learned. The
             paper's voxels begin alike in every picture and have to learn where to look, which takes a small model long.
+        centre_features: whether `mean_features` (C, 8, 8), what all faces share, is taken off the features on the way in
+            and added to them on the way out. It is 80 % of a small encoder's features, which the model else has to learn
+            before it learns anything of a person. Zero in a new model; training sets it.
     """
 
     _supports_gradient_checkpointing = True
@@ -233,6 +236,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         mlp_ratio: int = 4,
         time_embed_channels: int = 320,
         lift_source_features: bool = False,
+        centre_features: bool = False,
     ) -> None:
         super().__init__()
         aggregator_size = aggregator_hidden_size or hidden_size
@@ -247,6 +251,8 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self.volume_shape = (volume_size,) * 3 if isinstance(volume_size, int) else tuple(volume_size)
         pixels = (feature_size, feature_size)
+        if centre_features:
+            self.register_buffer("mean_features", torch.zeros(in_channels, *pixels))
 
         # 1. Conditions: the source camera and the time step
         self.camera_predictor = CameraPredictor(in_channels, hidden_size // 2, feature_size)
@@ -304,8 +310,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
     @apply_forward_hook  # so that CPU offload fetches the weights
     def predict_camera(self, features: torch.Tensor) -> torch.Tensor:
         """Camera (B, 25), in float32, that saw the features (B, C, 8, 8) (Eq. 3)."""
-        self._check_features(features)
-        return self.camera_predictor(features)
+        return self.camera_predictor(self._centred(features))
 
     @apply_forward_hook  # so that CPU offload fetches the weights
     def build_volume(
@@ -315,7 +320,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
 
         It is all that views share: once per picture and time step, whatever their number.
         """
-        self._check_features(features)
+        features = self._centred(features)
         batch_size = features.shape[0]
         if source_cameras.shape != (batch_size, 25):
             raise ValueError(
@@ -357,7 +362,8 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
             else:
                 tokens = block(tokens)
         features = self.proj_out(self.norm_out(tokens.mean(dim=1)))  # (B*V, H*W, C)
-        return features.mT.unflatten(2, (size, size)).unflatten(0, target_cameras.shape[:2])
+        features = features.mT.unflatten(2, (size, size)).unflatten(0, target_cameras.shape[:2])  # (B, V, C, 8, 8)
+        return features + self.mean_features if self.config.centre_features else features
 
     def _lift(self, source_tokens: torch.Tensor, source_cameras: torch.Tensor) -> torch.Tensor:
         """Source tokens (B, H*W, C) where source_cameras (B, 25) see the voxels' centres: (B, Z*Y*X, C).
@@ -372,12 +378,14 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         feature_map = source_tokens.mT.unflatten(2, (size, size)).to(grid.dtype)
         return F.grid_sample(feature_map, grid, align_corners=False)[..., 0].mT.to(source_tokens.dtype)
 
-    def _check_features(self, features: torch.Tensor) -> None:
+    def _centred(self, features: torch.Tensor) -> torch.Tensor:
+        """Source features (B, C, 8, 8) without what all faces share."""
         expected = (self.config.in_channels, self.config.feature_size, self.config.feature_size)
         if features.shape[1:] != expected:
             raise ValueError(
                 f"`features` has shape {tuple(features.shape)}, but this view transformer takes {('B', *expected)}."
             )
+        return features - self.mean_features if self.config.centre_features else features
 
 
 def rotation_from_6d(vectors: torch.Tensor) -> torch.Tensor:

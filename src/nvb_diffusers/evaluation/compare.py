@@ -1,0 +1,272 @@
+"""The comparisons: several methods on the same frozen test sets, as one folder from one configuration file.
+
+    COMPARISON/sets/<preset>/                test sets
+    COMPARISON/predictions/<row>/<preset>/   what each method made
+    COMPARISON/scores/<row>/<preset>/        scores.jsonl, summary.json
+    COMPARISON/invented/<preset>.json        whether the deviation of several samples tells where they are wrong
+    COMPARISON/comparison.json               all of it, for the report
+
+What exists is kept, so a run that was killed goes on where it was. A row whose pipeline is absent is left out, and
+named with the reason.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
+from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
+from nvb_diffusers.evaluation.intervals import bootstrap_interval
+from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, Method, OneStage, TwoStage, write_predictions
+from nvb_diffusers.evaluation.networks import Networks
+from nvb_diffusers.evaluation.protocol import TestSet, load_test_set, make_test_set, view_name
+from nvb_diffusers.evaluation.score import read_scores, score_predictions
+from nvb_diffusers.training.format import read_json, write_bytes
+
+METHODS = ("one_stage", "two_stage", "input", "mean_face")
+YAW_EDGES_DEG = (0, 10, 20, 30, 45, 60)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a comparison.
+
+    Args:
+        name: as the tables call it.
+        method: one of `METHODS`.
+        checkpoint: pipeline of one stage, or of the restoration of two; "default" for the packaged one.
+        view_checkpoint: pipeline that makes the views of two stages; None for the same.
+        constant_camera: whether the volume is built with the frontal camera.
+        presets: degradations it is run on; None for the comparison's main one.
+        num_orbits: identities of whom it makes a dense orbit on the main preset.
+    """
+
+    name: str
+    method: str
+    checkpoint: str = "default"
+    view_checkpoint: str | None = None
+    constant_camera: bool = False
+    presets: Sequence[str] | None = None
+    num_orbits: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What to compare, on what.
+
+    Args:
+        title: of the report.
+        rows: the methods; the first is the one whose samples are asked what they invent.
+        preset: the main degradation.
+        test_set: arguments of `make_test_set` besides the preset.
+        num_inference_steps: of every pipeline.
+        num_samples: seeds for each view in the test of what is invented.
+        num_invented: identities in that test; 0 leaves it out.
+        num_figures: identities shown.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    preset: str
+    test_set: dict[str, Any]
+    num_inference_steps: int
+    num_samples: int = 4
+    num_invented: int = 0
+    num_figures: int = 6
+
+    def presets(self, row: Row) -> Sequence[str]:
+        """The degradations that a row is run on."""
+        return (self.preset,) if row.presets is None else row.presets
+
+
+def read_comparison(path: str | Path) -> Comparison:
+    """The comparison that a JSON file describes.
+
+    Raises:
+        ValueError: a name that is unknown, missing or there twice.
+    """
+    values = read_json(path)
+    _check_names(values, Comparison, path)
+    for row in values["rows"]:
+        _check_names(row, Row, path)
+        if row["method"] not in METHODS:
+            raise ValueError(f"{path}: method is {row['method']!r}, expected one of {', '.join(METHODS)}")
+    names = [row_folder(row["name"]) for row in values["rows"]]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: two rows have the same name, or names that differ in punctuation alone: {names}")
+    return Comparison(**{**values, "rows": tuple(Row(**row) for row in values["rows"])})
+
+
+def compare(comparison: Comparison, data_dir: str | Path, out: str | Path, networks: Networks) -> dict[str, Any]:
+    """Run what has not been run yet, and gather everything.
+
+    Args:
+        comparison: what to compare.
+        data_dir: the multi-view set that test sets and mean faces come from.
+        out: the folder; checkpoints in the comparison are relative to the working directory.
+        networks: what the predictions are looked at through (`find_networks`).
+
+    Returns:
+        The content of `comparison.json`.
+    """
+    out = Path(out)
+    results: dict[str, Any] = {"title": comparison.title, "rows": [], "not_run": {}, "by_preset": {}, "by_yaw": {}}
+    for row in comparison.rows:
+        absent = [path for path in (row.checkpoint, row.view_checkpoint) if path and not _checkpoint_exists(path)]
+        if absent:
+            results["not_run"][row.name] = f"no pipeline at {absent[0]}"
+            continue
+        for preset in comparison.presets(row):
+            summary = _run_row(comparison, row, preset, Path(data_dir), out, networks)
+            results["rows"].append({"name": row.name, "configuration": asdict(row), "preset": preset, **summary})
+            if len(comparison.presets(row)) > 1:
+                results["by_preset"].setdefault(row.name, {})[preset] = summary["novel_views"]
+        test_set = _test_set(comparison, comparison.preset, Path(data_dir), out)
+        results["by_yaw"][row.name] = errors_by_yaw(test_set, out / "scores" / row_folder(row.name) / comparison.preset)
+    results["figures"] = _figures(comparison, results, out)
+    write_bytes(out / "comparison.json", (json.dumps(results, indent=2) + "\n").encode())
+    return results
+
+
+def errors_by_yaw(test_set: TestSet, scores: Path) -> list[dict[str, Any]]:
+    """PSNR of the views by how far they are from the source in yaw: `yaw` [from, to) in degrees and `psnr`."""
+    cameras = {(i.identity, target.view): target.camera for i in test_set.identities for target in i.targets}
+    sources = {i.identity: i.source_camera for i in test_set.identities}
+    rows = [row for row in read_scores(scores) if row["task"] == "novel_views"]
+    if not rows:
+        return []
+    asked = torch.stack([cameras[row["identity"], row["view"]] for row in rows])
+    source = torch.stack([sources[row["identity"]] for row in rows])
+    turned = (angles_from_camera(asked)[:, 0] - angles_from_camera(source)[:, 0]).abs().numpy()
+    values = np.array([row["values"]["PSNR"] for row in rows])
+    identities = np.array([row["identity"] for row in rows])
+    bins = []
+    for low, high in itertools.pairwise(YAW_EDGES_DEG):
+        chosen = (turned >= low) & (turned < high)
+        if chosen.any():
+            interval = bootstrap_interval(values[chosen], identities[chosen].tolist())
+            bins.append({"yaw": [low, high], "psnr": interval._asdict()})
+    return bins
+
+
+def row_folder(name: str) -> str:
+    """The name of a row as a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _run_row(
+    comparison: Comparison, row: Row, preset: str, data_dir: Path, out: Path, networks: Networks
+) -> dict[str, Any]:
+    """The summary of one method on one degradation."""
+    test_set = _test_set(comparison, preset, data_dir, out)
+    folder = out / "predictions" / row_folder(row.name) / preset
+    method = _method(row, comparison.num_inference_steps, data_dir)
+    configuration = {**asdict(row), "num_inference_steps": comparison.num_inference_steps}
+    write_predictions(method, test_set, folder, row.num_orbits if preset == comparison.preset else 0)
+    write_bytes(folder / "configuration.json", json.dumps(configuration, indent=2).encode())
+    summary = score_predictions(test_set, folder, out / "scores" / row_folder(row.name) / preset, networks)
+    angles = _source_angles(test_set, folder)
+    if angles:
+        names = [identity.identity for identity in test_set.identities]
+        summary["source_camera"] = {"mean angle (deg)": bootstrap_interval(angles, names)._asdict(),
+                                    "median angle (deg)": float(np.median(angles))}  # fmt: skip
+    return summary
+
+
+def _test_set(comparison: Comparison, preset: str, data_dir: Path, out: Path) -> TestSet:
+    folder = out / "sets" / preset
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_test_set(data_dir, folder, preset=preset, **comparison.test_set)
+    return load_test_set(folder)
+
+
+def _method(row: Row, num_inference_steps: int, data_dir: Path) -> Method:
+    if row.method == "input":
+        return InputAsView()
+    if row.method == "mean_face":
+        return MeanFace(data_dir)
+    first = OneStage(_pipeline(row.checkpoint), num_inference_steps, row.constant_camera)
+    if row.method == "one_stage":
+        return first
+    second = first if row.view_checkpoint is None else OneStage(_pipeline(row.view_checkpoint), num_inference_steps)
+    return TwoStage(first, second)
+
+
+def _pipeline(checkpoint: str) -> NVBFacePipeline:
+    pipeline = NVBFacePipeline.from_pretrained(DEFAULT_CHECKPOINT if checkpoint == "default" else checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _checkpoint_exists(checkpoint: str) -> bool:
+    return checkpoint == "default" or (Path(checkpoint) / "model_index.json").is_file()
+
+
+def _source_angles(test_set: TestSet, folder: Path) -> list[float]:
+    """Angles in degrees between the predicted and the true camera of each input, where a method predicts one."""
+    angles = []
+    for identity in test_set.identities:
+        path = folder / identity.identity / "camera.json"
+        if path.is_file():
+            predicted = torch.tensor(read_json(path))
+            angles.append(angle_between_cameras(predicted, identity.source_camera).item())
+    return angles
+
+
+def _figures(comparison: Comparison, results: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    """Figure 3: methods one below another for some identities; Figure 4: one method over degradations."""
+    test_set = load_test_set(out / "sets" / comparison.preset, verify=False)
+    chosen = np.linspace(0, len(test_set.identities) - 1, comparison.num_figures).round().astype(int)
+    folders = {row["name"]: row_folder(row["name"]) for row in results["rows"] if row["preset"] == comparison.preset}
+    presets = list(results["by_preset"].get(comparison.rows[0].name, {}))
+    figures = []
+    for index in chosen:
+        identity = test_set.identities[index]
+        names = [view_name(identity.identity, target.view) for target in identity.targets]
+        picture = f"inputs/{identity.identity}.png"
+        rows = [("input", [f"sets/{comparison.preset}/{picture}"])]
+        rows += [
+            (name, [f"predictions/{folder}/{comparison.preset}/{view}" for view in names])
+            for name, folder in folders.items()
+        ]
+        rows.append(("truth", [f"sets/{comparison.preset}/truths/{view}" for view in names]))
+        figures.append(_figure(f"Identity {identity.identity}, {comparison.preset}", rows, out))
+    first = row_folder(comparison.rows[0].name)
+    for index in chosen[: 2 if len(presets) > 1 else 0]:
+        identity = test_set.identities[index]
+        names = [view_name(identity.identity, target.view) for target in identity.targets]
+        rows = [
+            (preset, [f"sets/{preset}/inputs/{identity.identity}.png"]
+             + [f"predictions/{first}/{preset}/{view}" for view in names])
+            for preset in presets
+        ]  # fmt: skip
+        rows.append(("truth", [f"sets/{comparison.preset}/truths/{view}" for view in names]))
+        title = f"{comparison.rows[0].name} by degradation, identity {identity.identity}"
+        figures.append(_figure(title, rows, out))
+    return figures
+
+
+def _figure(title: str, rows: Iterable[tuple[str, list[str]]], out: Path) -> dict[str, Any]:
+    """A figure of the pictures that are there."""
+    found = [{"label": label, "images": [name for name in names if (out / name).is_file()]} for label, names in rows]
+    return {"title": title, "rows": [row for row in found if row["images"]]}
+
+
+def _check_names(values: Any, kind: type, path: str | Path) -> None:
+    """Whether a JSON object holds the fields of a data class."""
+    known = {field.name for field in fields(kind)}
+    if not isinstance(values, dict) or not set(values) <= known:
+        unknown = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path}: {unknown} is not known, expected {', '.join(sorted(known))}")
+    try:
+        kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from None

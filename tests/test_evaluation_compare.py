@@ -1,0 +1,165 @@
+"""Methods and comparisons at tiny size: every row on the same frozen sets, resumed where it was."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_pipeline
+from PIL import Image
+from small_data import write_small_set
+
+from nvb_diffusers.camera import camera_from_angles
+from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, read_comparison, row_folder
+from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, OneStage, TwoStage, write_predictions
+from nvb_diffusers.evaluation.networks import Networks
+from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
+
+SET = {"split": "train", "num_identities": 3, "num_target_views": 2, "resolution": 64}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    write_small_set(folder / "data")
+    make_test_set(folder / "data", folder / "set", **SET)
+    tiny_pipeline().save_pretrained(folder / "pipeline")
+    return folder
+
+
+def cameras(*yaws):
+    return torch.stack([camera_from_angles(yaw, 2.0) for yaw in yaws])
+
+
+def photo():
+    return Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def pixels(picture):
+    return np.asarray(picture).astype(int)
+
+
+def test_two_stages_see_the_restored_picture():
+    """Assert that the chain's views are those of the restored picture, and its restoration that of one stage."""
+    one = OneStage(tiny_pipeline(), 2)
+    chain = TwoStage(one, OneStage(tiny_pipeline(seed=1), 2))(photo(), cameras(-20, 30), seed=4)
+    restored = one.restore(photo(), 4)
+    expected = chain_views = OneStage(tiny_pipeline(seed=1), 2).views(restored, cameras(-20, 30), 4)
+    assert np.array_equal(pixels(chain.restored), pixels(restored))
+    assert len(chain.views) == 2
+    for view, other in zip(chain.views, expected.views, strict=True):
+        assert np.array_equal(pixels(view), pixels(other))
+    assert torch.equal(chain.source_camera, chain_views.source_camera)
+    assert not np.array_equal(pixels(one.views(photo(), cameras(-20, 30), 4).views[0]), pixels(chain.views[0]))
+
+
+def test_a_constant_camera_changes_the_views_and_is_not_reported():
+    """Assert that the volume is built with another camera, which is no prediction of the input's."""
+    predicted = OneStage(tiny_pipeline(), 2)(photo(), cameras(15), seed=4)
+    constant = OneStage(tiny_pipeline(), 2, constant_camera=True)(photo(), cameras(15), seed=4)
+    assert constant.source_camera is None
+    assert predicted.source_camera.shape == (25,)
+    assert np.array_equal(pixels(predicted.restored), pixels(constant.restored))
+
+
+def test_the_mean_face_is_that_of_the_nearest_orientations(place):
+    """Assert the mean of the two training pictures that are nearest to the camera, and of all for all."""
+    # yaws are -20, 0 and 20, the pitch of identity i is 3 i: nearest to (-20, 1) are identities 0 and 1
+    near = MeanFace(place / "data", neighbours=2)(photo(), camera_from_angles(-20, 1)[None], seed=0).views[0]
+    pictures = [pixels(Image.open(place / f"data/images/{i:06d}/00.png")) for i in (0, 1)]
+    assert np.abs(pixels(near) - np.mean(pictures, axis=0)).max() <= 0.5
+
+
+def test_predictions_go_on_where_they_were(place, tmp_path):
+    """Assert that a complete identity is not made again, an incomplete one is, and both are what one run makes."""
+    test_set, calls = load_test_set(place / "set"), []
+
+    def method(image, asked, seed):
+        calls.append(seed)
+        return OneStage(tiny_pipeline(), 1)(image, asked, seed)
+
+    write_predictions(method, test_set, tmp_path / "p", num_orbits=1, num_orbit_frames=3)
+    before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(calls) == len(set(calls)) + 1 == 4
+    assert len(list((tmp_path / "p/orbit").rglob("*.png"))) == 3
+    second = test_set.identities[1]
+    (tmp_path / "p" / second.identity / "done").unlink()
+    (tmp_path / "p" / second.identity / f"{second.source_view:02d}.png").unlink()
+    write_predictions(method, test_set, tmp_path / "p", num_orbits=1, num_orbit_frames=3)
+    assert calls[4:] == [calls[2]]
+    assert before == {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_input_is_its_own_restoration(place, tmp_path):
+    """Assert that the rival without a model writes the input as every view and as the source view."""
+    test_set = load_test_set(place / "set")
+    write_predictions(InputAsView(), test_set, tmp_path)
+    for identity in test_set.identities:
+        pictures = sorted((tmp_path / identity.identity).glob("*.png"))
+        assert len(pictures) == 3
+        for path in pictures:
+            assert np.array_equal(pixels(Image.open(path)), pixels(test_set.input(identity.identity)))
+
+
+def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
+    """Assert rows by preset and yaw, a missing pipeline named, figures of files, and nothing made twice."""
+    rows = [
+        {"name": "Ours!", "method": "one_stage", "checkpoint": str(place / "pipeline"), "presets": ["mild", "severe"]},
+        {"name": "input", "method": "input"},
+        {"name": "rival", "method": "two_stage", "checkpoint": str(place / "pipeline"), "view_checkpoint": "absent"},
+    ]
+    file = tmp_path / "comparison.json"
+    values = {"title": "tiny", "rows": rows, "preset": "mild", "test_set": SET, "num_inference_steps": 1}
+    file.write_text(json.dumps(values))
+    results = compare(read_comparison(file), place / "data", tmp_path / "out", Networks())
+    assert [(row["name"], row["preset"]) for row in results["rows"]] == [
+        ("Ours!", "mild"), ("Ours!", "severe"), ("input", "mild"),
+    ]  # fmt: skip
+    assert results["not_run"] == {"rival": "no pipeline at absent"}
+    assert set(results["by_preset"]["Ours!"]) == {"mild", "severe"}
+    assert results["rows"][0]["source_camera"]["median angle (deg)"] > 0
+    assert "source_camera" not in results["rows"][2]
+    bins = results["by_yaw"]["input"]
+    assert [entry["yaw"] for entry in bins] == [[20, 30], [30, 45]]  # views are 20 and 40 degrees apart
+    for figure in results["figures"]:
+        assert all((tmp_path / "out" / name).is_file() for row in figure["rows"] for name in row["images"])
+    assert json.loads((tmp_path / "out/comparison.json").read_text()) == json.loads(json.dumps(results))
+    monkeypatch.setattr("nvb_diffusers.evaluation.methods.save_image", None)  # a picture made again would fail
+    assert compare(read_comparison(file), place / "data", tmp_path / "out", Networks()) == results
+
+
+def test_errors_by_yaw_are_means_of_their_bins(place, tmp_path):
+    """Assert hand-made scores averaged by the angle between source and target."""
+    test_set = load_test_set(place / "set")
+    lines = [
+        {"task": "novel_views", "identity": i.identity, "view": t.view, "values": {"PSNR": 10.0 + abs(t.view - i.source_view)}}
+        for i in test_set.identities
+        for t in i.targets
+    ]  # fmt: skip
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert {tuple(b["yaw"]): b["psnr"]["mean"] for b in errors_by_yaw(test_set, tmp_path)} == {
+        (20, 30): 11.0,
+        (30, 45): 12.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"titel": "x"}, "'titel'"),
+        ({"rows": [{"name": "a", "method": "magic"}]}, "method is 'magic'"),
+        ({"rows": [{"name": "a", "method": "input"}, {"name": "A!", "method": "input"}]}, "the same name"),
+        ({"rows": [{"method": "input"}]}, "name"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path, change, message):
+    """Assert one line that names what is wrong."""
+    values = {"title": "t", "rows": [], "preset": "mild", "test_set": {}, "num_inference_steps": 1, **change}
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        read_comparison(tmp_path / "c.json")
+
+
+def test_rows_become_folders():
+    """Assert names without anything a file system minds."""
+    assert row_folder("Two-stage: restore, then views!") == "two-stage-restore-then-views"

@@ -112,9 +112,8 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     values = {"title": "tiny", "rows": rows, "preset": "mild", "test_set": SET, "num_inference_steps": 1}
     file.write_text(json.dumps(values))
     results = compare(read_comparison(file), place / "data", tmp_path / "out", Networks())
-    assert [(row["name"], row["preset"]) for row in results["rows"]] == [
-        ("Ours!", "mild"), ("Ours!", "severe"), ("input", "mild"),
-    ]  # fmt: skip
+    ran = [(row["name"], row["preset"]) for row in results["rows"]]
+    assert ran == [("Ours!", "mild"), ("Ours!", "severe"), ("input", "mild")]
     assert results["not_run"] == {"rival": "no pipeline at absent"}
     assert set(results["by_preset"]["Ours!"]) == {"mild", "severe"}
     assert results["rows"][0]["source_camera"]["median angle (deg)"] > 0
@@ -131,16 +130,14 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
 def test_errors_by_yaw_are_means_of_their_bins(place, tmp_path):
     """Assert hand-made scores averaged by the angle between source and target."""
     test_set = load_test_set(place / "set")
-    lines = [
-        {"task": "novel_views", "identity": i.identity, "view": t.view, "values": {"PSNR": 10.0 + abs(t.view - i.source_view)}}
-        for i in test_set.identities
-        for t in i.targets
-    ]  # fmt: skip
+    lines = []
+    for identity in test_set.identities:
+        for view in (target.view for target in identity.targets):
+            values = {"PSNR": 10.0 + abs(view - identity.source_view)}
+            lines.append({"task": "novel_views", "identity": identity.identity, "view": view, "values": values})
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert {tuple(b["yaw"]): b["psnr"]["mean"] for b in errors_by_yaw(test_set, tmp_path)} == {
-        (20, 30): 11.0,
-        (30, 45): 12.0,
-    }
+    means = {tuple(entry["yaw"]): entry["psnr"]["mean"] for entry in errors_by_yaw(test_set, tmp_path)}
+    assert means == {(20, 30): 11.0, (30, 45): 12.0}
 
 
 @pytest.mark.parametrize(

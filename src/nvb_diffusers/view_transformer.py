@@ -209,9 +209,9 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         lift_source_features: whether each voxel begins with the source features that its centre projects to in the
             source camera, zero outside the picture, so that only depth and what is hidden is left to be learned. The
             paper's voxels begin alike in every picture and have to learn where to look, which takes a small model long.
-        centre_features: whether `mean_features` (C, 8, 8), what all faces share, is taken off the features on the way in
-            and added to them on the way out. It is 80 % of a small encoder's features, which the model else has to learn
-            before it learns anything of a person. Zero in a new model; training sets it.
+        centre_features: whether `mean_features` (C, 8, 8), what all faces share, is taken off the features on their
+            way in and added to them on their way out. It is 80 % of the energy of a small encoder's features, and else
+            has to be learned before anything of a person is. Zero in a new model; training sets it.
     """
 
     _supports_gradient_checkpointing = True

@@ -1,49 +1,16 @@
-import importlib.util
-import json
-import math
+"""The bars by hand-made pictures, cameras and summaries."""
 
-import datasets
+from types import SimpleNamespace
+
 import pytest
 import torch
-from conftest import ROOT, SIDE, tiny_pipeline
-from PIL import Image
+from conftest import SIDE, tiny_pipeline
 from small_data import write_small_set
 
 from nvb_diffusers.camera import camera_from_angles
-from nvb_diffusers.evaluation.bars import (
-    encoder_embedding,
-    generate_views,
-    identity_triplets,
-    image_scores,
-    mean_faces,
-    predict_cameras,
-    within_range,
-)
-from nvb_diffusers.training.format import read_records, write_records
-
-
-def test_scores_of_a_known_offset():
-    """Assert that a constant offset of 0.2 in [-1, 1] is 20 dB, and that a picture is its own best match."""
-    target = torch.rand(2, 3, 16, 16) - 0.5
-    scores, similarity = image_scores(torch.stack([target[0] + 0.2, target[1]]), target)
-    assert scores[0].item() == pytest.approx(20 * math.log10(2 / 0.2), abs=1e-3)
-    assert similarity[1].item() == pytest.approx(1, abs=1e-5)
-    assert similarity[0] < similarity[1]
-
-
-def test_mean_face_is_that_of_the_nearest_cameras(tmp_path):
-    """Assert that the mean takes the pictures on the camera's own side."""
-    cameras = camera_from_angles(torch.tensor([-30.0, -28.0, 28.0, 30.0]), 0.0)
-    paths = []
-    for number, grey in enumerate((10, 30, 200, 220)):
-        paths.append(str(tmp_path / f"{number}.png"))
-        Image.new("RGB", (8, 8), (grey,) * 3).save(paths[-1])
-    records = datasets.Dataset.from_dict({"image": paths, "camera": cameras.tolist()})
-    records = records.cast_column("image", datasets.Image(mode="RGB"))
-    faces = mean_faces(records, camera_from_angles(torch.tensor([-29.0, 29.0]), 0.0), 4, neighbours=2)
-    assert faces.shape == (2, 3, 4, 4)
-    expected = torch.tensor([20 / 127.5 - 1, 210 / 127.5 - 1])
-    assert torch.allclose(faces.mean(dim=(1, 2, 3)), expected, atol=1e-6)
+from nvb_diffusers.evaluation.bars import bars_table, encoder_embedding, identity_triplets, measure_bars, obedience
+from nvb_diffusers.evaluation.methods import InputAsView, write_predictions
+from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
 
 
 def test_identity_triplets_count_the_nearer_person():
@@ -60,40 +27,52 @@ def test_identity_triplets_count_the_nearer_person():
     assert identity_triplets(embed, mistaken, people) == pytest.approx(4 / 6)
 
 
-def test_predicted_cameras_are_those_of_the_call():
-    """Assert that the camera measured on a picture is the one that a call reports for it."""
-    pipe = tiny_pipeline()
-    pictures = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
-    views, cameras = generate_views(pipe, pictures, camera_from_angles(torch.zeros(2, 1), 0.0), 2, seed=0)
-    assert views.shape == (2, 1, 3, SIDE, SIDE)
-    assert torch.allclose(predict_cameras(pipe, pictures, 2), cameras, atol=1e-5)
-    assert encoder_embedding(pipe, pictures).shape == (2, 12 * 64)
+def test_obedience_is_the_median_within_the_range():
+    """Assert that a view beyond the range is not asked, and that the others count by their median."""
+    yaws = torch.tensor([[0.0, -44.0, 60.0, 30.0]])
+    asked = camera_from_angles(yaws, 0.0)  # (1, 4, 25)
+    seen = camera_from_angles(yaws + torch.tensor([[2.0, 5.0, 90.0, 4.0]]), 0.0)[0]
+    marks = torch.arange(4.0).reshape(1, 4, 1, 1, 1).expand(1, 4, 3, 2, 2)  # each picture holds its own number
+
+    def predict(pictures):
+        return seen[pictures[:, 0, 0, 0].long()]
+
+    assert obedience(predict, marks, asked) == pytest.approx(4.0, abs=1e-2)
+    assert obedience(predict, marks[:, [0, 2]], asked[:, [0, 2]]) == pytest.approx(2.0, abs=1e-2)
 
 
-def test_range_of_angles():
-    """Assert that yaw and pitch are both bounded, on both sides."""
-    cameras = camera_from_angles(torch.tensor([0.0, -44.0, 46.0, 0.0]), torch.tensor([14.0, 0.0, 0.0, -16.0]))
-    assert within_range(cameras, 45, 15).tolist() == [True, True, False, False]
-
-
-def test_evaluation_of_a_folder_gives_a_table(tmp_path, capsys):
-    """Assert that the script measures a saved pipeline twice alike, and names every rival."""
+def test_bars_of_a_comparison(tmp_path):
+    """Assert leads, angles and verdicts from summaries and pictures, and that a bar just missed is missed."""
     write_small_set(tmp_path / "data")
-    records = read_records(tmp_path / "data")
-    write_records(tmp_path / "data", [r | {"split": "test" if r["identity"] > 1 else "train"} for r in records])
-    tiny_pipeline().save_pretrained(tmp_path / "pipe")
-    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "training/evaluate.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    arguments = ["--checkpoint", str(tmp_path / "pipe"), "--data_dir", str(tmp_path / "data")]
-    arguments += ["--num_identities", "2", "--num_target_views", "2", "--num_inference_steps", "2"]
-    results = []
-    for run in ("first", "second"):
-        assert script.main([*arguments, "--output_dir", str(tmp_path / run)]) == 0
-        results.append(json.loads((tmp_path / run / "results.json").read_text()))
-        results[-1].pop("options")
-    assert results[0] == results[1]
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in results[0]["novel views"])
-    assert (tmp_path / "first/contact_sheet.png").is_file()
-    assert script.main([*arguments, "--output_dir", str(tmp_path), "--data_dir", str(tmp_path / "none")]) == 2
+    make_test_set(
+        tmp_path / "data", tmp_path / "set", split="train", num_identities=3, num_target_views=2, resolution=64
+    )
+    test_set = load_test_set(tmp_path / "set")
+    write_predictions(InputAsView(), test_set, tmp_path / "views")
+    pipe = tiny_pipeline()
+    predictor = SimpleNamespace(
+        pipeline=pipe, cameras=lambda pictures: camera_from_angles(0, 0).expand(len(pictures), 25)
+    )
+
+    def summary(views, restored, angle=0.0):
+        return {
+            "novel_views": {"PSNR": {"mean": views}},
+            "restoration": {"PSNR": {"mean": restored}},
+            "source_camera": {"median angle (deg)": angle},
+        }
+
+    rows = {
+        "ours": {"mild": summary(20, 30, 5.0), "medium": summary(18, 28), "severe": summary(16, 26, 7.9)},
+        "input": {"medium": summary(17.5, 26.6)},
+        "rival": {"medium": summary(18.5, 0)},
+    }
+    bars = measure_bars(test_set, tmp_path / "views", rows, predictor)
+    values = [(bar["value"], bar["met"]) for bar in bars]
+    assert values[:4] == [(0.5, True), (-0.5, False), (5.0, False), (7.9, True)]
+    assert bars[-1]["value"] == pytest.approx(1.4)
+    assert not bars[-1]["met"]
+    assert bars[4]["value"] == bars[5]["value"] > 0  # the predictor sees every picture from the front
+    table = bars_table(bars).splitlines()
+    assert len(table) == 2 + len(bars)
+    assert "**missed**" in table[3]
+    assert encoder_embedding(predictor, torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 12 * 64)

@@ -1,97 +1,87 @@
-"""The bars of a small pipeline: novel views, camera, obedience, identity and restoration, each against a rival."""
+"""The bars that a pipeline has to clear before it is worth using, read off the files of a comparison."""
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional.image import structural_similarity_index_measure
 
-from nvb_diffusers import NVBFacePipeline
-from nvb_diffusers.camera import angle_between_cameras, angles_from_camera, average_cameras
-from nvb_diffusers.training.pictures import psnr, resized
+from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
+from nvb_diffusers.evaluation.networks import OwnPredictor
+from nvb_diffusers.evaluation.protocol import TestSet, view_name
+from nvb_diffusers.training.format import load_image
+
+YAW_DEG, PITCH_DEG = 45.0, 15.0  # the range within which views have to obey
+CAMERA_BARS_DEG = {"mild": 5.0, "severe": 8.0}
+OBEDIENCE_BAR_DEG, IDENTITY_BAR, RESTORATION_BAR_DB = 6.0, 0.9, 1.5
 
 
-def mean_faces(records: datasets.Dataset, cameras: torch.Tensor, resolution: int, neighbours: int = 64) -> torch.Tensor:
-    """The training set's mean face at each camera: the mean of the pictures with the nearest orientations.
+@dataclass(frozen=True)
+class Bar:
+    """One measure and what it should be."""
+
+    measure: str
+    value: float
+    unit: str
+    bar: str
+    met: bool
+
+
+def measure_bars(
+    test_set: TestSet, predictions: Path, rows: dict[str, dict[str, dict[str, Any]]], predictor: OwnPredictor
+) -> list[dict[str, Any]]:
+    """Every bar that the rows of a comparison allow to be measured.
 
     Args:
-        records: pictures of the training split with their cameras.
-        cameras: (N, 25).
-        resolution: side of the pictures.
-        neighbours: pictures in each mean.
-
-    Returns:
-        (N, 3, S, S) in [-1, 1].
+        test_set: on the main degradation.
+        predictions: of the first row on it.
+        rows: summaries by the name of the row and the preset; the first row is the pipeline in question.
+        predictor: sees the cameras of pictures.
     """
-    known = torch.tensor(records["camera"], dtype=torch.float32)  # (M, 25)
-    faces = []
-    for camera in cameras:
-        nearest = angle_between_cameras(known, camera.expand_as(known)).argsort()[:neighbours].tolist()
-        images = [resized(image, resolution) for image in records[nearest]["image"]]
-        mean = np.mean(images, axis=0, dtype=np.float32)
-        faces.append(torch.from_numpy(mean / 127.5 - 1).permute(2, 0, 1))
-    return torch.stack(faces)
+    preset = test_set.settings["preset"]
+    ours, *_ = rows.values()
+    bars = []
+    psnr = ours[preset]["novel_views"]["PSNR"]["mean"]
+    for other, summaries in list(rows.items())[1:]:
+        lead = psnr - summaries[preset]["novel_views"]["PSNR"]["mean"]
+        bars.append(Bar(f"PSNR of the views above `{other}`", lead, "dB", "> 0", lead > 0))
+    for degradation, limit in CAMERA_BARS_DEG.items():
+        if degradation in ours:
+            angle = ours[degradation]["source_camera"]["median angle (deg)"]
+            measure = f"camera of the input, `{degradation}`, median angle"
+            bars.append(Bar(measure, angle, "deg", f"< {limit:g}", angle < limit))
+    views, truths, cameras = _pictures(test_set, predictions)
+    angle = obedience(predictor.cameras, views, cameras)
+    measure = f"camera seen in a view against the asked one, within yaw {YAW_DEG:g} and pitch {PITCH_DEG:g}, median"
+    bars.append(Bar(measure, angle, "deg", f"< {OBEDIENCE_BAR_DEG:g}", angle < OBEDIENCE_BAR_DEG))
+    angle = obedience(predictor.cameras, truths, cameras)
+    bars.append(Bar("the same in the true views, for comparison", angle, "deg", "", True))
+    share = identity_triplets(lambda pictures: encoder_embedding(predictor, pictures), views, truths)
+    measure = "views nearer to their person's true views than to another's, by the encoder's features"
+    bars.append(Bar(measure, 100 * share, "%", f">= {100 * IDENTITY_BAR:g}", share >= IDENTITY_BAR))
+    if "input" in rows:
+        gain = ours[preset]["restoration"]["PSNR"]["mean"] - rows["input"][preset]["restoration"]["PSNR"]["mean"]
+        measure = "PSNR of the restoration above the input, enlarged as its degradation enlarges it"
+        bars.append(Bar(measure, gain, "dB", f">= {RESTORATION_BAR_DB:g}", gain >= RESTORATION_BAR_DB))
+    return [asdict(bar) for bar in bars]
 
 
-def image_scores(pixel_values: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """PSNR in dB and SSIM (Wang 2004) of each picture (N,), of (N, 3, S, S) in [-1, 1]."""
-    clipped = pixel_values.float().clamp(-1, 1)
-    ssim = structural_similarity_index_measure(clipped, target, data_range=2.0, reduction="none")
-    assert isinstance(ssim, torch.Tensor)
-    return psnr(clipped, target), ssim
-
-
-def generate_views(
-    pipeline: NVBFacePipeline,
-    sources: torch.Tensor,
-    cameras: torch.Tensor | None,
-    num_inference_steps: int,
-    seed: int,
-    batch_size: int = 4,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Views (N, V, 3, S, S) in [-1, 1] of sources (N, 3, S, S) at cameras (N, V, 25), and predicted source cameras.
-
-    Without cameras the sources are restored: V is 1, and no camera is predicted.
-    """
-    views, source_cameras = [], []
-    for start in range(0, len(sources), batch_size):
-        images = list(sources[start : start + batch_size] / 2 + 0.5)
-        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(images))]
-        options: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "generator": generators,
-            "output_type": "pt",
-        }
-        if cameras is None:
-            output: Any = pipeline.restore(images, **options)
-        else:
-            output = pipeline(images, cameras=cameras[start : start + batch_size], **options)
-            source_cameras.append(output.source_cameras.cpu())
-        views.append(output.images.float().cpu() * 2 - 1)
-    return torch.cat(views), torch.cat(source_cameras) if source_cameras else None
-
-
-@torch.no_grad()
-def predict_cameras(pipeline: NVBFacePipeline, pixel_values: torch.Tensor, num_inference_steps: int) -> torch.Tensor:
-    """Cameras (N, 25) of pictures (N, 3, S, S), averaged over the time steps of a run as the pipeline does."""
-    pipeline.scheduler.set_timesteps(num_inference_steps)
-    timesteps = pipeline.scheduler.timesteps.unique()
-    cameras = []
-    for part in pixel_values.split(8):
-        pixels = part.to(pipeline.device, pipeline.image_encoder.dtype)
-        features = pipeline.encode_images(pixels, timesteps)  # (T, N, C, 8, 8)
-        predicted = pipeline.view_transformer.predict_camera(features.flatten(0, 1))  # (T*N, 25)
-        cameras.append(average_cameras(predicted.unflatten(0, features.shape[:2])).cpu())
-    return torch.cat(cameras)
+def obedience(predict: Callable[[torch.Tensor], torch.Tensor], views: torch.Tensor, cameras: torch.Tensor) -> float:
+    """Median angle in degrees between the cameras seen in views (N, V, 3, S, S) and those asked for (N, V, 25)."""
+    asked = cameras.flatten(0, 1)
+    yaw, pitch, _ = angles_from_camera(asked).unbind(-1)
+    within = (yaw.abs() <= YAW_DEG) & (pitch.abs() <= PITCH_DEG)
+    seen = torch.cat([predict(part) for part in views.flatten(0, 1)[within].split(32)])
+    return angle_between_cameras(seen, asked[within]).median().item()
 
 
 def identity_triplets(
     embed: Callable[[torch.Tensor], torch.Tensor], views: torch.Tensor, truths: torch.Tensor
 ) -> float:
-    """Share of triplets in which a generated view is nearer to its true view than another person's true view is.
+    """Share of triplets in which a generated view is nearer to its person's true views than to another person's.
 
     Args:
         embed: gives embeddings (M, E) of pictures (M, 3, S, S).
@@ -107,17 +97,36 @@ def identity_triplets(
 
 
 @torch.no_grad()
-def encoder_embedding(pipeline: NVBFacePipeline, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Features (N, C*8*8) of the pipeline's own encoder at time step 0: an identity measure of no outside network."""
-    parts = [
-        pipeline.image_encoder(part.to(pipeline.device, pipeline.image_encoder.dtype), 0).sample.float().cpu()
-        for part in pixel_values.split(32)
-    ]
-    features = torch.cat(parts)
+def encoder_embedding(predictor: OwnPredictor, pictures: torch.Tensor) -> torch.Tensor:
+    """Features (N, C*8*8) of a pipeline's encoder at time step 0, centred: a measure of identity of our own."""
+    encoder = predictor.pipeline.image_encoder
+    features = torch.cat([encoder(part, 0).sample for part in pictures.split(32)])
     return (features - features.mean(dim=0)).flatten(1)
 
 
-def within_range(cameras: torch.Tensor, yaw_deg: float, pitch_deg: float) -> torch.Tensor:
-    """Which cameras (..., 25) lie within +-yaw and +-pitch, as booleans (...)."""
-    yaw, pitch, _ = angles_from_camera(cameras).unbind(-1)
-    return (yaw.abs() <= yaw_deg) & (pitch.abs() <= pitch_deg)
+def bars_table(bars: list[dict[str, Any]]) -> str:
+    """The bars as Markdown."""
+    lines = ["| measure | bar | value | |", "| --- | --- | --- | --- |"]
+    for bar in bars:
+        verdict = ("met" if bar["met"] else "**missed**") if bar["bar"] else ""
+        lines.append(f"| {bar['measure']} | {bar['bar']} | {bar['value']:.2f} {bar['unit']} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Predicted and true views (N, V, 3, S, S) in [-1, 1], and their cameras (N, V, 25)."""
+    views, truths = (
+        torch.stack(
+            [
+                torch.stack([_tensor(folder / view_name(i.identity, target.view)) for target in i.targets])
+                for i in test_set.identities
+            ]
+        )
+        for folder in (predictions, test_set.folder / "truths")
+    )
+    return views, truths, torch.stack([identity.cameras for identity in test_set.identities])
+
+
+def _tensor(path: Path) -> torch.Tensor:
+    pixels = np.asarray(load_image(path), dtype=np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)

@@ -23,9 +23,10 @@ import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
+from nvb_diffusers.evaluation.bars import measure_bars
 from nvb_diffusers.evaluation.intervals import bootstrap_interval
 from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, Method, OneStage, TwoStage, write_predictions
-from nvb_diffusers.evaluation.networks import Networks
+from nvb_diffusers.evaluation.networks import Networks, OwnPredictor
 from nvb_diffusers.evaluation.protocol import TestSet, load_test_set, make_test_set, view_name
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
 from nvb_diffusers.training.format import read_json, write_bytes
@@ -130,6 +131,7 @@ def compare(comparison: Comparison, data_dir: str | Path, out: str | Path, netwo
                 results["by_preset"].setdefault(row.name, {})[preset] = summary["novel_views"]
         test_set = _test_set(comparison, comparison.preset, Path(data_dir), out)
         results["by_yaw"][row.name] = errors_by_yaw(test_set, out / "scores" / row_folder(row.name) / comparison.preset)
+    results["bars"] = _bars(comparison, results, out)
     results["figures"] = _figures(comparison, results, out)
     write_bytes(out / "comparison.json", (json.dumps(results, indent=2) + "\n").encode())
     return results
@@ -201,9 +203,13 @@ def _method(row: Row, num_inference_steps: int, data_dir: Path) -> Method:
 
 
 def _pipeline(checkpoint: str) -> NVBFacePipeline:
-    pipeline = NVBFacePipeline.from_pretrained(DEFAULT_CHECKPOINT if checkpoint == "default" else checkpoint)
+    pipeline = NVBFacePipeline.from_pretrained(_checkpoint(checkpoint))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _checkpoint(name: str) -> str:
+    return DEFAULT_CHECKPOINT if name == "default" else name
 
 
 def _checkpoint_exists(checkpoint: str) -> bool:
@@ -219,6 +225,19 @@ def _source_angles(test_set: TestSet, folder: Path) -> list[float]:
             predicted = torch.tensor(read_json(path))
             angles.append(angle_between_cameras(predicted, identity.source_camera).item())
     return angles
+
+
+def _bars(comparison: Comparison, results: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    """The bars of the first row, by its own encoder and camera predictor."""
+    first = comparison.rows[0]
+    summaries: dict[str, dict[str, Any]] = {}
+    for row in results["rows"]:
+        summaries.setdefault(row["name"], {})[row["preset"]] = row
+    if first.method != "one_stage" or first.name not in summaries:
+        return []
+    test_set = load_test_set(out / "sets" / comparison.preset, verify=False)
+    predictions = out / "predictions" / row_folder(first.name) / comparison.preset
+    return measure_bars(test_set, predictions, summaries, OwnPredictor(_checkpoint(first.checkpoint)))
 
 
 def _figures(comparison: Comparison, results: dict[str, Any], out: Path) -> list[dict[str, Any]]:

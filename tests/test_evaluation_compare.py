@@ -12,7 +12,6 @@ from small_data import write_small_set
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, read_comparison, row_folder
 from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, OneStage, TwoStage, write_predictions
-from nvb_diffusers.evaluation.networks import Networks
 from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
 
 SET = {"split": "train", "num_identities": 3, "num_target_views": 2, "resolution": 64}
@@ -111,7 +110,7 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     file = tmp_path / "comparison.json"
     values = {"title": "tiny", "rows": rows, "preset": "mild", "test_set": SET, "num_inference_steps": 1}
     file.write_text(json.dumps(values))
-    results = compare(read_comparison(file), place / "data", tmp_path / "out", Networks())
+    results = compare(read_comparison(file), place / "data", tmp_path / "out", None)
     ran = [(row["name"], row["preset"]) for row in results["rows"]]
     assert ran == [("Ours!", "mild"), ("Ours!", "severe"), ("input", "mild")]
     assert results["not_run"] == {"rival": "no pipeline at absent"}
@@ -124,7 +123,19 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
         assert all((tmp_path / "out" / name).is_file() for row in figure["rows"] for name in row["images"])
     assert json.loads((tmp_path / "out/comparison.json").read_text()) == json.loads(json.dumps(results))
     monkeypatch.setattr("nvb_diffusers.evaluation.methods.save_image", None)  # a picture made again would fail
-    assert compare(read_comparison(file), place / "data", tmp_path / "out", Networks()) == results
+    assert compare(read_comparison(file), place / "data", tmp_path / "out", None) == results
+
+
+def test_workers_give_what_one_process_gives(place, tmp_path):
+    """Assert equal results from one process and from two."""
+    rows = [{"name": name, "method": name} for name in ("input", "mean_face")]
+    values = {"title": "tiny", "rows": rows, "preset": "mild", "test_set": SET, "num_inference_steps": 1}
+    (tmp_path / "comparison.json").write_text(json.dumps(values))
+    comparison = read_comparison(tmp_path / "comparison.json")
+    one, two = (
+        compare(comparison, place / "data", tmp_path / str(workers), None, workers=workers) for workers in (1, 2)
+    )
+    assert one == two
 
 
 def test_errors_by_yaw_are_means_of_their_bins(place, tmp_path):

@@ -12,8 +12,10 @@ named with the reason.
 
 import itertools
 import json
+import multiprocessing
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
 from nvb_diffusers.evaluation.bars import measure_bars
 from nvb_diffusers.evaluation.intervals import bootstrap_interval
 from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, Method, OneStage, TwoStage, write_predictions
-from nvb_diffusers.evaluation.networks import Networks, OwnPredictor
+from nvb_diffusers.evaluation.networks import Networks, OwnPredictor, find_networks
 from nvb_diffusers.evaluation.protocol import TestSet, load_test_set, make_test_set, view_name
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
 from nvb_diffusers.training.format import read_json, write_bytes
@@ -105,32 +107,44 @@ def read_comparison(path: str | Path) -> Comparison:
     return Comparison(**{**values, "rows": tuple(Row(**row) for row in values["rows"])})
 
 
-def compare(comparison: Comparison, data_dir: str | Path, out: str | Path, networks: Networks) -> dict[str, Any]:
+def compare(
+    comparison: Comparison,
+    data_dir: str | Path,
+    out: str | Path,
+    camera_predictor: str | None = DEFAULT_CHECKPOINT,
+    workers: int = 1,
+) -> dict[str, Any]:
     """Run what has not been run yet, and gather everything.
 
     Args:
         comparison: what to compare.
         data_dir: the multi-view set that test sets and mean faces come from.
         out: the folder; checkpoints in the comparison are relative to the working directory.
-        networks: what the predictions are looked at through (`find_networks`).
+        camera_predictor: the pipeline that the predictions are looked at through (`find_networks`).
+        workers: processes, of one thread each, that share the rows; 1 for none but this one.
 
     Returns:
         The content of `comparison.json`.
     """
     out = Path(out)
-    results: dict[str, Any] = {"title": comparison.title, "rows": [], "not_run": {}, "by_preset": {}, "by_yaw": {}}
+    absent = {}
     for row in comparison.rows:
-        absent = [path for path in (row.checkpoint, row.view_checkpoint) if path and not _checkpoint_exists(path)]
-        if absent:
-            results["not_run"][row.name] = f"no pipeline at {absent[0]}"
-            continue
-        for preset in comparison.presets(row):
-            summary = _run_row(comparison, row, preset, Path(data_dir), out, networks)
-            results["rows"].append({"name": row.name, "configuration": asdict(row), "preset": preset, **summary})
-            if len(comparison.presets(row)) > 1:
-                results["by_preset"].setdefault(row.name, {})[preset] = summary["novel_views"]
-        test_set = _test_set(comparison, comparison.preset, Path(data_dir), out)
-        results["by_yaw"][row.name] = errors_by_yaw(test_set, out / "scores" / row_folder(row.name) / comparison.preset)
+        missing = [path for path in (row.checkpoint, row.view_checkpoint) if path and not _checkpoint_exists(path)]
+        if missing:
+            absent[row.name] = f"no pipeline at {missing[0]}"
+    jobs = [(row, preset) for row in comparison.rows if row.name not in absent for preset in comparison.presets(row)]
+    for preset in dict.fromkeys([comparison.preset, *(preset for _, preset in jobs)]):
+        _test_set(comparison, preset, Path(data_dir), out)
+    summaries = _run_rows(comparison, jobs, Path(data_dir), out, camera_predictor, workers)
+
+    results: dict[str, Any] = {"title": comparison.title, "rows": [], "not_run": absent, "by_preset": {}, "by_yaw": {}}
+    for (row, preset), summary in zip(jobs, summaries, strict=True):
+        results["rows"].append({"name": row.name, "configuration": asdict(row), "preset": preset, **summary})
+        if len(comparison.presets(row)) > 1:
+            results["by_preset"].setdefault(row.name, {})[preset] = summary["novel_views"]
+        if preset == comparison.preset:
+            scores = out / "scores" / row_folder(row.name) / preset
+            results["by_yaw"][row.name] = errors_by_yaw(_test_set(comparison, preset, Path(data_dir), out), scores)
     results["bars"] = _bars(comparison, results, out)
     results["figures"] = _figures(comparison, results, out)
     write_bytes(out / "comparison.json", (json.dumps(results, indent=2) + "\n").encode())
@@ -163,11 +177,41 @@ def row_folder(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def _run_rows(
+    comparison: Comparison,
+    jobs: Sequence[tuple[Row, str]],
+    data_dir: Path,
+    out: Path,
+    camera_predictor: str | None,
+    workers: int,
+) -> list[dict[str, Any]]:
+    """The summaries of methods on degradations, in their order."""
+    if workers == 1:
+        networks = find_networks(camera_predictor)
+        return [_run_row(comparison, row, preset, data_dir, out, networks) for row, preset in jobs]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _begin_worker, (camera_predictor,)) as pool:
+        futures = [pool.submit(_run_in_worker, comparison, row, preset, data_dir, out) for row, preset in jobs]
+        return [future.result() for future in futures]
+
+
+_worker: dict[str, Networks] = {}  # what a worker process keeps between its rows
+
+
+def _begin_worker(camera_predictor: str | None) -> None:
+    torch.set_num_threads(1)
+    _worker["networks"] = find_networks(camera_predictor)
+
+
+def _run_in_worker(comparison: Comparison, row: Row, preset: str, data_dir: Path, out: Path) -> dict[str, Any]:
+    return _run_row(comparison, row, preset, data_dir, out, _worker["networks"])
+
+
 def _run_row(
     comparison: Comparison, row: Row, preset: str, data_dir: Path, out: Path, networks: Networks
 ) -> dict[str, Any]:
     """The summary of one method on one degradation."""
-    test_set = _test_set(comparison, preset, data_dir, out)
+    test_set = load_test_set(out / "sets" / preset, verify=False)
     folder = out / "predictions" / row_folder(row.name) / preset
     method = _method(row, comparison.num_inference_steps, data_dir)
     configuration = {**asdict(row), "num_inference_steps": comparison.num_inference_steps}

@@ -1,0 +1,375 @@
+"""Scores of a folder of predictions on a test set, whatever made them.
+
+    PREDICTIONS/<identity>/<view>.png            a view; the source's own view is a restoration
+    PREDICTIONS/orbit/<identity>/<frame>.png     optional: a dense orbit at pitch 0, evenly over `ORBIT_YAW_DEG`
+    PREDICTIONS/configuration.json               optional: what made them, taken into the summary
+
+    SCORES/scores.jsonl      one line a picture: values by measure, null where no face was found; and one line an
+                             identity for the consistency of its views
+    SCORES/summary.json      means over pictures with 95 % intervals over identities
+    SCORES/settings.json     what rows are kept for, when the command is run again: those of unchanged pictures
+
+A measure is left out of a row where the truth itself shows no face to its network.
+"""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.evaluation import consistency
+from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval, jackknife_interval
+from nvb_diffusers.evaluation.methods import ORBIT_YAW_DEG
+from nvb_diffusers.evaluation.metrics import (
+    NaturalModel,
+    camera_from_mesh,
+    describe,
+    fit_mesh,
+    fit_niqe,
+    frechet_distance,
+    identity_cosine,
+    niqe,
+    pose_error,
+    ssim,
+)
+from nvb_diffusers.evaluation.networks import Networks, Observer
+from nvb_diffusers.evaluation.protocol import TestIdentity, TestSet, file_hash, view_name
+from nvb_diffusers.training.format import load_image, read_json, write_bytes
+from nvb_diffusers.training.pictures import psnr, resized
+
+NIQE = "NIQE (fitted on truths)"
+TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
+CACHED = ("dlib-ID", "POSE (mediapipe)")  # what is seen in the truths, by networks that never change
+
+Row = dict[str, Any]
+
+
+@dataclass
+class References:
+    """What is known of the truths before any prediction is measured."""
+
+    natural: NaturalModel
+    observed: dict[str, dict[str, np.ndarray | None]]
+    """By column, then by `view_name`."""
+    meshes: dict[str, np.ndarray]
+    """The mean head's mesh, by column."""
+
+
+def score_predictions(
+    test_set: TestSet, predictions: str | Path, out: str | Path, networks: Networks, progress: bool = True
+) -> dict[str, Any]:
+    """Measure every prediction that there is; run again, it measures only what is new or changed.
+
+    Args:
+        test_set: the truths and cameras.
+        predictions: folder of any method.
+        out: folder to write to.
+        networks: what to look through (`find_networks`).
+        progress: whether to show a bar.
+
+    Returns:
+        The content of `summary.json`.
+    """
+    predictions, out = Path(predictions), Path(out)
+    if out.resolve().is_relative_to(test_set.folder.resolve()):
+        raise ValueError(f"{out} is inside the test set, which must stay as it is: give another folder (--out)")
+    files = _list_predictions(test_set, predictions)
+    kept = _kept_rows(out, test_set, networks)
+    references: References | None = None
+    rows: list[Row] = []
+    with (out / "scores.jsonl").open("a") as log:
+        for identity in tqdm(test_set.identities, desc=predictions.name, disable=not progress):
+            hashes = {view: file_hash(path) for view, path in files[identity.identity].items()}
+            old = [kept.get((identity.identity, view, digest)) for view, digest in hashes.items()]
+            new = [view for view, row in zip(hashes, old, strict=True) if row is None]
+            found = [row for row in old if row is not None]
+            if new:
+                references = references or _references(test_set, networks, progress)
+                found += _measure_views(test_set, identity, {v: files[identity.identity][v] for v in new}, networks,
+                                        references)  # fmt: skip
+            found += _measure_consistency(test_set, identity, files[identity.identity], predictions, kept)
+            for row in found:
+                if (row["identity"], row["view"], row["sha256"]) not in kept:
+                    log.write(json.dumps(row) + "\n")
+            log.flush()
+            rows += sorted(found, key=lambda row: -1 if row["view"] is None else row["view"])
+    write_bytes(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    summary = _summarise(test_set, predictions, files, rows, networks)
+    write_bytes(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return summary
+
+
+def read_scores(folder: str | Path) -> list[Row]:
+    """The rows of `scores.jsonl`; a last line that a kill cut off is left out."""
+    path = Path(folder) / "scores.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """A summary as Markdown."""
+    settings = summary["set"]
+    lines = [f"{settings['num_identities']} identities of {settings['data']} ({settings['split']}), degraded with "
+             f"{settings['preset']} (seed {settings['seed']}), {settings['resolution']} px."]  # fmt: skip
+    for task, title in TASKS.items():
+        if not summary[task]:
+            continue
+        missing = summary["missing"].get(task, 0)
+        lines += ["", f"### {title}" + (f" ({missing} missing)" if missing else ""), ""]
+        lines += ["| measure | mean | 95 % interval | count | failures |", "| --- | --- | --- | --- | --- |"]
+        for name, value in summary[task].items():
+            metric = describe(name)
+            mean, low, high = (
+                "-" if value[key] is None else f"{value[key]:.{metric.digits}f}" for key in ("mean", "low", "high")
+            )
+            unit = f" ({metric.unit}, {metric.better} is better)" if metric.unit else f" ({metric.better} is better)"
+            lines.append(f"| {name}{unit} | {mean} | {low} to {high} | {value['count']} | {value['failures']} |")
+    lines += ["", *(f"Not run: {name} ({reason})" for name, reason in summary["not_run"].items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _list_predictions(test_set: TestSet, predictions: Path) -> dict[str, dict[int, Path]]:
+    """The pictures that are there, by identity and view."""
+    files: dict[str, dict[int, Path]] = {}
+    for identity in test_set.identities:
+        views = sorted({identity.source_view, *(target.view for target in identity.targets)})
+        paths = {view: predictions / view_name(identity.identity, view) for view in views}
+        files[identity.identity] = {view: path for view, path in paths.items() if path.is_file()}
+    if not any(files.values()):
+        example = view_name(test_set.identities[0].identity, test_set.identities[0].targets[0].view)
+        raise ValueError(f"{predictions} has no prediction for this test set: expected files such as {example}")
+    for paths in files.values():
+        for path in paths.values():
+            _check_size(path, test_set.resolution)
+    return files
+
+
+def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> dict[tuple[str, int | None, str], Row]:
+    """Rows of an earlier run that still hold, if it was of the same set and through the same networks."""
+    settings = {
+        "set": file_hash(test_set.folder / "manifest.json"),
+        "measures": _columns(networks),
+        "camera_predictor": networks.fingerprint,
+    }
+    note = out / "settings.json"
+    before = read_json(note) if note.is_file() else settings
+    if before["set"] != settings["set"]:
+        raise ValueError(f"{out} holds the scores of another test set: choose another folder (--out)")
+    rows = read_scores(out) if before == settings else []
+    write_bytes(note, (json.dumps(settings, indent=2) + "\n").encode())
+    write_bytes(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return {(row["identity"], row["view"], row["sha256"]): row for row in rows}
+
+
+def _columns(networks: Networks) -> list[str]:
+    """Names of everything that is measured of a picture, in the order of the table."""
+    poses = [*networks.meshes, *networks.cameras]
+    return ["PSNR", "SSIM", *networks.comparators, *networks.identities, *poses,
+            *(f"asked {name}" for name in poses), NIQE]  # fmt: skip
+
+
+def _references(test_set: TestSet, networks: Networks, progress: bool) -> References:
+    """Look at all truths; what unchanging networks see is kept in a hidden file beside the set."""
+    names, cameras = [], []
+    for identity in test_set.identities:
+        for view, camera in _cameras_by_view(identity).items():
+            names.append(view_name(identity.identity, view))
+            cameras.append(camera)
+    pictures = [_to_tensor(load_image(test_set.folder / "truths" / name)) for name in names]
+    observed, meshes = {}, {}
+    for column, observe in (networks.identities | networks.meshes).items():
+        seen = _observe_all(test_set, column, observe, names, pictures, progress)
+        observed[column] = seen
+        if column in networks.meshes:
+            points = {name: points for name, points in seen.items() if points is not None}
+            known = [camera for name, camera in zip(names, cameras, strict=True) if name in points]
+            if points:
+                meshes[column] = fit_mesh(list(points.values()), torch.stack(known))
+    return References(fit_niqe(torch.stack(pictures)), observed, meshes)
+
+
+def _observe_all(
+    test_set: TestSet, column: str, observe: Observer, names: Sequence[str], pictures: Iterable[torch.Tensor],
+    progress: bool,
+) -> dict[str, np.ndarray | None]:  # fmt: skip
+    """What a network sees in each truth."""
+    slug = "".join(letter if letter.isalnum() else "-" for letter in column)
+    cache = test_set.folder.with_name(f".{test_set.folder.name}-{slug}.npz")
+    digest = file_hash(test_set.folder / "manifest.json")
+    if column in CACHED and cache.is_file():
+        with np.load(cache) as arrays:
+            if str(arrays["manifest"]) == digest:
+                return {name: arrays.get(name) for name in names}
+    bar = tqdm(pictures, desc=f"{column}: truths", disable=not progress)
+    seen = {name: observe(picture) for name, picture in zip(names, bar, strict=True)}
+    if column in CACHED:
+        kept: dict[str, Any] = {name: value for name, value in seen.items() if value is not None}
+        np.savez(cache, manifest=np.array(digest), **kept)
+    return seen
+
+
+def _measure_views(
+    test_set: TestSet, identity: TestIdentity, files: dict[int, Path], networks: Networks, references: References
+) -> list[Row]:
+    """Rows of some pictures of one identity."""
+    names = [view_name(identity.identity, view) for view in files]
+    asked = torch.stack([_cameras_by_view(identity)[view] for view in files])  # (N, 25)
+    pictures = _load(files.values(), test_set.resolution)  # (N, 3, S, S)
+    truths = _load((test_set.folder / "truths" / name for name in names), test_set.resolution)
+    columns: dict[str, Sequence[Any]] = {
+        "PSNR": psnr(pictures, truths).tolist(),
+        "SSIM": ssim(pictures, truths).tolist(),
+        NIQE: [niqe(picture, references.natural) for picture in pictures],
+    }
+    for column, compare in networks.comparators.items():
+        columns[column] = compare(pictures, truths).tolist()
+    for column, predict in networks.cameras.items():
+        cameras, true_cameras = predict(pictures), predict(truths)
+        columns[column] = [pose_error(*pair) for pair in zip(cameras, true_cameras, strict=True)]
+        columns[f"asked {column}"] = [pose_error(*pair) for pair in zip(cameras, asked, strict=True)]
+    rows: list[Row] = []
+    for number, (view, path) in enumerate(files.items()):
+        values = {column: entries[number] for column, entries in columns.items()}
+        values |= _observe_face(pictures[number], names[number], asked[number], networks, references)
+        task = "restoration" if view == identity.source_view else "novel_views"
+        ordered = {column: values[column] for column in _columns(networks) if column in values}
+        rows.append({"task": task, "identity": identity.identity, "view": view, "sha256": file_hash(path),
+                     "values": ordered})  # fmt: skip
+    return rows
+
+
+def _observe_face(
+    picture: torch.Tensor, name: str, asked: torch.Tensor, networks: Networks, references: References
+) -> dict[str, float | None]:
+    """Measures that need a face found: None where it is found in the truth alone."""
+    values: dict[str, float | None] = {}
+    for column, observe in networks.identities.items():
+        truth = references.observed[column][name]
+        if truth is not None:
+            embedding = observe(picture)
+            values[column] = None if embedding is None else identity_cosine(embedding, truth)
+    for column, observe in networks.meshes.items():
+        truth = references.observed[column][name]
+        if truth is not None:
+            points, mesh = observe(picture), references.meshes[column]
+            seen = None if points is None else camera_from_mesh(points, mesh, asked)
+            values[column] = None if seen is None else pose_error(seen, camera_from_mesh(truth, mesh, asked))
+            values[f"asked {column}"] = None if seen is None else pose_error(seen, asked)
+    return values
+
+
+def _measure_consistency(
+    test_set: TestSet, identity: TestIdentity, files: dict[int, Path], predictions: Path,
+    kept: dict[tuple[str, int | None, str], Row],
+) -> list[Row]:  # fmt: skip
+    """The row of an identity's views together; none where the set has no depth or there are fewer than two views."""
+    name = identity.identity
+    views = [target.view for target in identity.targets if target.view in files]
+    maps = {view: test_set.depth(name, view) for view in _cameras_by_view(identity)}
+    depths = {view: depth for view, depth in maps.items() if depth is not None}
+    if len(views) < 2 or len(depths) < len(maps):
+        return []
+    frames = sorted((predictions / "orbit" / name).glob("*.png"))
+    hashes = [file_hash(path) for path in (*(files[view] for view in views), *frames)]
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    if (name, None, digest) in kept:
+        return [kept[name, None, digest]]
+    cameras = _cameras_by_view(identity)
+    values = consistency.score_identity(
+        _load((files[view] for view in views), test_set.resolution),
+        torch.stack([depths[view] for view in views]),
+        torch.stack([cameras[view] for view in views]),
+        _load((test_set.folder / "truths" / view_name(name, view) for view in views), test_set.resolution),
+    )
+    if len(frames) > 1:
+        orbit = orbit_cameras(len(frames), ORBIT_YAW_DEG)
+        known = torch.stack(list(depths.values())), torch.stack(list(cameras.values()))
+        merged = consistency.merge_depths(*known, orbit, test_set.resolution)
+        values |= consistency.orbit_flicker(_load(frames, test_set.resolution), merged, orbit)
+    seen = {column: value for column, value in values.items() if not math.isnan(value)}
+    return [{"task": "consistency", "identity": name, "view": None, "sha256": digest, "values": seen}]
+
+
+def _summarise(
+    test_set: TestSet, predictions: Path, files: dict[str, dict[int, Path]], rows: Sequence[Row], networks: Networks
+) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    views = len(test_set.identities) * test_set.settings["num_target_views"]
+    wanted = {"novel_views": views, "restoration": len(test_set.identities)}
+    configuration = predictions / "configuration.json"
+    summary: dict[str, Any] = {
+        "set": {**test_set.settings, "manifest": file_hash(test_set.folder / "manifest.json")},
+        "configuration": read_json(configuration) if configuration.is_file() else None,
+        "missing": {task: count - sum(row["task"] == task for row in rows) for task, count in wanted.items()},
+    }
+    for task in TASKS:
+        chosen = [row for row in rows if row["task"] == task]
+        columns = dict.fromkeys(column for row in chosen for column in row["values"])
+        ordered = sorted(columns, key=_columns(networks).index) if task != "consistency" else list(columns)
+        summary[task] = {column: _summarise_column(chosen, column) for column in ordered}
+        if chosen and task != "consistency":
+            for column, extract in networks.features.items():
+                pictures = _load((files[row["identity"]][row["view"]] for row in chosen), test_set.resolution)
+                names = [view_name(row["identity"], row["view"]) for row in chosen]
+                truths = _load((test_set.folder / "truths" / name for name in names), test_set.resolution)
+                interval = _frechet_interval(extract(pictures), extract(truths), [row["identity"] for row in chosen])
+                summary[task][column] = _entry(interval, len(chosen), 0)
+    summary["not_run"] = dict(networks.not_run)
+    if not summary["consistency"]:
+        summary["not_run"]["consistency"] = "the test set has no depth, or no identity has two views"
+    return summary
+
+
+def _summarise_column(rows: Sequence[Row], column: str) -> dict[str, Any]:
+    asked = [row for row in rows if column in row["values"]]
+    found = [row for row in asked if row["values"][column] is not None]
+    values, identities = [row["values"][column] for row in found], [row["identity"] for row in found]
+    return _entry(bootstrap_interval(values, identities) if found else None, len(found), len(asked) - len(found))
+
+
+def _entry(interval: Interval | None, count: int, failures: int) -> dict[str, Any]:
+    mean, low, high = interval or (None, None, None)
+    return {"mean": mean, "low": low, "high": high, "count": count, "failures": failures}
+
+
+def _frechet_interval(features: np.ndarray, truths: np.ndarray, identities: Sequence[str]) -> Interval:
+    interval = jackknife_interval(lambda kept: frechet_distance(features[kept], truths[kept]), identities)
+    return interval._replace(low=max(interval.low, 0.0))
+
+
+def _cameras_by_view(identity: TestIdentity) -> dict[int, torch.Tensor]:
+    """The camera (25,) of the source view and of each target."""
+    return {identity.source_view: identity.source_camera, **{t.view: t.camera for t in identity.targets}}
+
+
+def _load(paths: Iterable[Path], resolution: int) -> torch.Tensor:
+    """Pictures (N, 3, S, S) in [-1, 1], at the set's resolution."""
+    return torch.stack([_to_tensor(Image.fromarray(resized(load_image(path), resolution))) for path in paths])
+
+
+def _check_size(path: Path, resolution: int) -> None:
+    """Refuse a picture that is no square; say so where it will be resized."""
+    width, height = load_image(path).size
+    if width != height:
+        raise ValueError(f"prediction {path} is {width}x{height}, expected a square of {resolution}")
+    if width != resolution:
+        print(f"{path} is {width} px, resized to {resolution}", file=sys.stderr)
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)

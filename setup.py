@@ -42,7 +42,12 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
-        "nvb_diffusers": ["py.typed", "default_checkpoint/**/*.json", "default_checkpoint/**/*.safetensors"],
+        "nvb_diffusers": [
+            "py.typed",
+            "default_checkpoint/**/*.json",
+            "default_checkpoint/**/*.safetensors",
+            "evaluation/report_template.html",
+        ],
     },
     python_requires=">=3.11",  # as diffusers 0.42
     install_requires=[

@@ -8,7 +8,7 @@ from conftest import SIDE, tiny_pipeline
 from small_data import write_small_set
 
 from nvb_diffusers.camera import camera_from_angles
-from nvb_diffusers.evaluation.bars import bars_table, encoder_embedding, identity_triplets, measure_bars, obedience
+from nvb_diffusers.evaluation.bars import bars_lines, encoder_embedding, identity_triplets, measure_bars, obedience
 from nvb_diffusers.evaluation.methods import InputAsView, write_predictions
 from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
 
@@ -72,7 +72,7 @@ def test_bars_of_a_comparison(tmp_path):
     assert bars[-1]["value"] == pytest.approx(1.4)
     assert not bars[-1]["met"]
     assert bars[4]["value"] == bars[5]["value"] > 0  # the predictor sees every picture from the front
-    table = bars_table(bars).splitlines()
-    assert len(table) == 2 + len(bars)
-    assert "**missed**" in table[3]
+    head, lines = bars_lines(bars)
+    assert {len(line) for line in lines} == {len(head)}
+    assert [line[3] for line in lines[:2]] == ["met", "**missed**"]
     assert encoder_embedding(predictor, torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 12 * 64)

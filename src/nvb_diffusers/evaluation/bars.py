@@ -104,13 +104,13 @@ def encoder_embedding(predictor: OwnPredictor, pictures: torch.Tensor) -> torch.
     return (features - features.mean(dim=0)).flatten(1)
 
 
-def bars_table(bars: list[dict[str, Any]]) -> str:
-    """The bars as Markdown."""
-    lines = ["| measure | bar | value | |", "| --- | --- | --- | --- |"]
+def bars_lines(bars: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of the bars as a table."""
+    lines = []
     for bar in bars:
         verdict = ("met" if bar["met"] else "**missed**") if bar["bar"] else ""
-        lines.append(f"| {bar['measure']} | {bar['bar']} | {bar['value']:.2f} {bar['unit']} | {verdict} |")
-    return "\n".join(lines) + "\n"
+        lines.append([bar["measure"], bar["bar"], f"{bar['value']:.2f} {bar['unit']}", verdict])
+    return ["measure", "bar", "value", "verdict"], lines
 
 
 def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,10 +11,10 @@ import diffusers
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
 from nvb_diffusers.cli import OneLineParser
-from nvb_diffusers.evaluation.bars import bars_table
 from nvb_diffusers.evaluation.compare import compare, read_comparison
 from nvb_diffusers.evaluation.networks import find_networks
 from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
+from nvb_diffusers.evaluation.report import write_report
 from nvb_diffusers.evaluation.score import score_predictions, summary_table
 from nvb_diffusers.training.checkpoints import one_line
 from nvb_diffusers.training.degradation import PRESETS
@@ -73,6 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
     comparison.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that share the rows (default %(default)s)"
     )
+
+    purpose = "Write the report of a comparison again: report.md and one self-contained report.html."
+    report = commands.add_parser("report", help=purpose, description=purpose)
+    report.set_defaults(run=run_report)
+    report.add_argument("comparison", type=Path, help="folder that compare wrote")
     return parser
 
 
@@ -96,7 +101,14 @@ def run_compare(args: argparse.Namespace) -> None:
     """`nvb-face-eval compare`."""
     comparison = read_comparison(args.configuration)
     results = compare(comparison, args.data, args.out, workers=args.workers)
-    print(bars_table(results["bars"]), end="")
+    markdown, page = write_report(args.out)
+    print(f"{len(results['rows'])} rows; read {markdown} or {page}")
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """`nvb-face-eval report`."""
+    markdown, page = write_report(args.comparison)
+    print(f"{markdown} and {page}, written")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def gradient_features(images: torch.Tensor) -> torch.Tensor:
 def merge_depths(depths: torch.Tensor, cameras: torch.Tensor, asked: torch.Tensor, size: int) -> torch.Tensor:
     """Depth maps (F, S, S) at asked cameras, from those of known views: their pixels splatted, the nearest kept.
 
-    What no known view sees is NaN, and so is a margin around the head, where unseen hair cannot be told from background.
+    What no known view sees is NaN, as is a margin around the head, where unseen hair cannot be told from background.
 
     Args:
         depths: (V, H, W).

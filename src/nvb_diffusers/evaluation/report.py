@@ -1,0 +1,217 @@
+"""The report of a comparison: `report.md`, and `report.html` that needs no other file and no network.
+
+The figures follow the paper's: methods one below another for one person (Figure 3), one method over degradations
+(Figure 4). A part of the comparison that was not run is left out; a measure that a row lacks is "not run".
+"""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nvb_diffusers.evaluation.bars import bars_lines
+from nvb_diffusers.evaluation.charts import Series, line_chart
+from nvb_diffusers.evaluation.metrics import describe
+from nvb_diffusers.training.format import read_json, write_bytes
+
+TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
+TEMPLATE = Path(__file__).with_name("report_template.html")
+PICTURE_SIDE = 128
+Entry = dict[str, Any]  # mean, low, high, count, failures
+
+
+def write_report(folder: str | Path) -> tuple[Path, Path]:
+    """Write the report of a comparison into its folder.
+
+    Args:
+        folder: with `comparison.json`, as `nvb_diffusers.evaluation.compare` makes it.
+
+    Returns:
+        The paths of the Markdown and of the HTML.
+    """
+    folder = Path(folder)
+    if not (folder / "comparison.json").is_file():
+        raise ValueError(f"{folder} has no comparison.json: make one with `nvb-face-eval compare`")
+    results = read_json(folder / "comparison.json")
+    sections = [*_table_sections(results), *_other_sections(results)]
+    markdown = [f"# {results['title']}", "", *_notes(results)]
+    body = [f"<h1>{html.escape(results['title'])}</h1>", *(f"<p>{html.escape(note)}</p>" for note in _notes(results))]
+    for title, note, head, lines in sections:
+        markdown += ["", f"## {title}", "", *([note, ""] if note else []), _markdown_table(head, lines)]
+        body += [f"<h2>{html.escape(title)}</h2>", f"<p>{html.escape(note)}</p>" if note else ""]
+        body.append(_html_table(head, lines))
+    body += [*_charts(results), *_sliders(results, folder), *_figures(results, folder)]
+    if results.get("not_run"):
+        markdown += ["", "## Not run", "", *(f"- {name}: {why}" for name, why in results["not_run"].items())]
+        body += ["<h2>Not run</h2><ul>"]
+        body += [f"<li>{html.escape(f'{name}: {why}')}</li>" for name, why in results["not_run"].items()]
+        body += ["</ul>"]
+    paths = folder / "report.md", folder / "report.html"
+    page = TEMPLATE.read_text(encoding="utf-8")
+    page = page.replace("{{title}}", html.escape(results["title"])).replace("{{body}}", "\n".join(filter(None, body)))
+    write_bytes(paths[0], ("\n".join(markdown) + "\n").encode())
+    write_bytes(paths[1], page.encode())
+    return paths
+
+
+def format_entry(name: str, entry: Entry | None) -> str:
+    """A mean with its 95 % interval, as the measure of this name is shown; "not run" where there is none."""
+    if entry is None:
+        return "not run"
+    failures = f" ({entry['failures']} failed)" if entry.get("failures") else ""
+    if entry["mean"] is None or math.isnan(entry["mean"]):
+        return f"-{failures}"
+    digits = describe(name).digits
+    return f"{entry['mean']:.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]{failures}"
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    """What was measured, in a sentence, and how to read it."""
+    if not results["rows"]:
+        return []
+    settings = results["rows"][0]["set"]
+    return [
+        f"{settings['num_identities']} identities of {settings['data']} ({settings['split']}), "
+        f"{settings['num_target_views']} views each at {settings['resolution']} px, seed {settings['seed']}. "
+        "Means over pictures with 95 % intervals over identities in brackets."
+    ]
+
+
+Section = tuple[str, str, list[str], list[list[str]]]  # title, note, head and lines of the table
+
+
+def _table_sections(results: dict[str, Any]) -> list[Section]:
+    """One table for each task and degradation: a line for each row, a column for each measure."""
+    sections: list[Section] = []
+    for task, title in TASKS.items():
+        for preset in dict.fromkeys(row["preset"] for row in results["rows"]):
+            rows = [row for row in results["rows"] if row["preset"] == preset and row.get(task)]
+            names = list(dict.fromkeys(name for row in rows for name in row[task]))
+            if not names:
+                continue
+            head = ["method", *(_column_head(name) for name in names)]
+            lines = [[row["name"], *(format_entry(name, row[task].get(name)) for name in names)] for row in rows]
+            absent = {name: why for row in rows for name, why in row.get("not_run", {}).items()}
+            note = "; ".join(f"{name} not run: {why}" for name, why in absent.items()) if task == "novel_views" else ""
+            sections.append((f"{title}, {preset}", note, head, lines))
+    return sections
+
+
+def _other_sections(results: dict[str, Any]) -> list[Section]:
+    sections: list[Section] = []
+    if results.get("bars"):
+        sections.append(("Bars", "", *bars_lines(results["bars"])))
+    cameras = [row for row in results["rows"] if "source_camera" in row]
+    if cameras:
+        lines = [
+            [row["name"], row["preset"], f"{row['source_camera']['median angle (deg)']:.2f}",
+             format_entry("POSE", row["source_camera"]["mean angle (deg)"])]
+            for row in cameras
+        ]  # fmt: skip
+        sections.append(("Camera of the input", "", ["method", "degradation", "median (deg)", "mean (deg)"], lines))
+    if results.get("invented"):
+        note = (
+            "Standard deviation over seeds against the error of their mean, in blocks of 8 x 8 pixels: a positive rank "
+            "correlation means that the map shows where not to trust the picture."
+        )
+        head = ["degradation", "deviation", "rank correlation with the error"]
+        lines = [
+            [preset, format_entry("deviation", entry["deviation"]), format_entry("SSIM", entry["rank_correlation"])]
+            for preset, entry in results["invented"].items()
+        ]
+        sections.append(("What is invented", note, head, lines))
+    return sections
+
+
+def _column_head(name: str) -> str:
+    metric = describe(name)
+    return f"{name}{f' ({metric.unit})' if metric.unit else ''} {'↑' if metric.better == 'higher' else '↓'}"
+
+
+def _markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _html_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
+    rows = []
+    for name, *values in lines:
+        rest = "".join(f"<td>{html.escape(value.replace('**', '').replace('`', ''))}</td>" for value in values)
+        rows.append(f'<tr><th scope="row">{html.escape(name.replace("`", ""))}</th>{rest}</tr>')
+    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _charts(results: dict[str, Any]) -> list[str]:
+    """PSNR over degradations, and over the angle between input and view."""
+    parts = []
+    by_preset = results.get("by_preset") or {}
+    if by_preset:
+        presets = list(dict.fromkeys(preset for values in by_preset.values() for preset in values))
+        series = [
+            Series(name, [(presets.index(preset), entries["PSNR"]) for preset, entries in values.items()])
+            for name, values in by_preset.items()
+        ]
+        parts += [
+            "<h2>Error over degradation</h2>",
+            line_chart(series, "PSNR of the views (dB)", dict(enumerate(presets))),
+        ]
+    by_yaw = {name: bins for name, bins in (results.get("by_yaw") or {}).items() if bins}
+    if by_yaw:
+        series = [Series(name, [(sum(b["yaw"]) / 2, b["psnr"]) for b in bins]) for name, bins in by_yaw.items()]
+        ends = sorted({sum(b["yaw"]) / 2 for bins in by_yaw.values() for b in bins})
+        parts += ["<h2>Error over the turn from the input, in degrees of yaw</h2>"]
+        parts += [line_chart(series, "PSNR of the views (dB)", {end: f"{end:g}" for end in ends})]
+    return parts
+
+
+def _figures(results: dict[str, Any], folder: Path) -> list[str]:
+    parts = ["<h2>Pictures</h2>"] if results.get("figures") else []
+    for figure in results.get("figures", []):
+        rows = [
+            f'<tr><th scope="row">{html.escape(row["label"])}</th>'
+            + "".join(f"<td>{_picture(folder / name, row['label'])}</td>" for name in row["images"])
+            + "</tr>"
+            for row in figure["rows"]
+        ]
+        caption = f"<figcaption>{html.escape(figure['title'])}</figcaption>"
+        parts.append(
+            f'<figure><div class="wide"><table class="pictures">{"".join(rows)}</table></div>{caption}</figure>'
+        )
+    return parts
+
+
+def _sliders(results: dict[str, Any], folder: Path) -> list[str]:
+    """For each figure, the first method's first view over the truth's, uncovered by a slider."""
+    parts = []
+    for figure in results.get("figures", []):
+        rows = {row["label"]: row["images"] for row in figure["rows"]}
+        shown = [label for label in rows if label not in ("input", "truth")]
+        if not shown or "truth" not in rows or len(rows[shown[0]]) != len(rows["truth"]):
+            continue
+        label = html.escape(f"{shown[0]} | truth: {figure['title']}")
+        parts.append(
+            f'<figure class="slider"><div>{_picture(folder / rows["truth"][0], "truth")}'
+            f"{_picture(folder / rows[shown[0]][0], shown[0])}</div>"
+            f'<input type="range" min="0" max="100" value="50" aria-label="{label}">'
+            f"<figcaption>{label}</figcaption></figure>"
+        )
+    return ['<h2>Side by side</h2><div class="sliders">', *parts, "</div>"] if parts else []
+
+
+def _picture(path: Path, label: str) -> str:
+    """A picture as part of the page."""
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    if picture.width > PICTURE_SIDE:
+        picture = picture.resize((PICTURE_SIDE, round(picture.height * PICTURE_SIDE / picture.width)))
+    content = io.BytesIO()
+    picture.save(content, format="WEBP", quality=85)
+    data = base64.b64encode(content.getvalue()).decode()
+    size = f'width="{picture.width}" height="{picture.height}"'
+    return f'<img alt="{html.escape(label)}" {size} src="data:image/webp;base64,{data}">'

@@ -1,0 +1,146 @@
+"""The report of a made-up comparison: its numbers, its pictures, and a page that needs nothing else."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from nvb_diffusers.evaluation.charts import Series, line_chart, nice_range
+from nvb_diffusers.evaluation.report import format_entry, write_report
+
+
+def entry(mean, width=1.0, failures=0):
+    return {"mean": mean, "low": mean - width, "high": mean + width, "count": 9, "failures": failures}
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    settings = {
+        "num_identities": 3,
+        "data": "heads <1>",
+        "split": "test",
+        "num_target_views": 2,
+        "resolution": 8,
+        "seed": 0,
+    }
+    names = ["input.png", "ours.png", "truth.png"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (80 * number, 9, 30)).save(tmp_path / name)
+    figure = {
+        "title": "Identity 7",
+        "rows": [{"label": label, "images": [f"{label}.png"]} for label in ("input", "ours", "truth")],
+    }
+    results = {
+        "title": "A & B",
+        "rows": [
+            {"name": "ours", "preset": "mild", "set": settings, "not_run": {"LPIPS": "weights absent"},
+             "novel_views": {"PSNR": entry(18.123), "SSIM": entry(0.5, 0.1)},
+             "restoration": {}, "consistency": {"warp error": entry(0.05, 0.01)},
+             "source_camera": {"median angle (deg)": 3.21, "mean angle (deg)": entry(4.0)}},
+            {"name": "rival", "preset": "mild", "set": settings, "novel_views": {"PSNR": entry(17.5, failures=2)},
+             "restoration": {}, "consistency": {}, "not_run": {}},
+        ],
+        "by_preset": {"ours": {"mild": {"PSNR": entry(18)}, "severe": {"PSNR": entry(15)}}},
+        "by_yaw": {"ours": [{"yaw": [0, 10], "psnr": entry(19)}, {"yaw": [10, 20], "psnr": entry(17)}]},
+        "bars": [{"measure": "lead", "value": -0.5, "unit": "dB", "bar": "> 0", "met": False}],
+        "invented": {"mild": {"deviation": entry(0.02, 0.01), "rank_correlation": entry(0.4, 0.1)}},
+        "figures": [figure],
+        "not_run": {"third": "no pipeline at x"},
+    }  # fmt: skip
+    (tmp_path / "comparison.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the cells of the tables."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_numbers_are_in_both_forms(comparison):
+    """Assert means with intervals, failures, what was not run, bars and titles in Markdown and in HTML."""
+    for path in write_report(comparison):
+        text = path.read_text()
+        for part in ("18.12 [17.12, 19.12]", "0.500 [0.400, 0.600]", "17.50 [16.50, 18.50] (2 failed)", "not run",
+                     "LPIPS not run: weights absent", "third: no pipeline at x", "3.21", "-0.50 dB"):  # fmt: skip
+            assert part in text, (path.name, part)
+    markdown = (comparison / "report.md").read_text()
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    page = (comparison / "report.html").read_text()
+    assert "<title>A &amp; B</title>" in page
+    assert "heads &lt;1&gt;" in page
+
+
+def test_the_page_is_whole_and_needs_nothing_else(comparison):
+    """Assert that tags close, that no address is named, and that every picture is inside, also in the slider."""
+    page = Page((write_report(comparison)[1]).read_text())
+    assert page.open == []
+    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(sources) == 3 + 2
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert not any("href" in attributes or attributes.get("src", "data:")[:5] != "data:" for _, attributes in page.tags)
+    (slider,) = [attributes for tag, attributes in page.tags if tag == "input"]
+    assert slider["type"] == "range"
+    assert slider["aria-label"] == "ours | truth: Identity 7"
+    assert [tag for tag, _ in page.tags].count("svg") == 2
+
+
+def test_absent_parts_are_left_out(tmp_path):
+    """Assert a report of nothing but a title, and one line for a folder without a comparison."""
+    (tmp_path / "comparison.json").write_text(json.dumps({"title": "empty", "rows": []}))
+    markdown, page = write_report(tmp_path)
+    assert markdown.read_text().split() == ["#", "empty"]
+    assert "<h2>" not in page.read_text()
+    with pytest.raises(ValueError, match=r"no comparison\.json"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_entries():
+    """Assert a missing entry, one without any value, and the digits of the measure."""
+    assert format_entry("PSNR", None) == "not run"
+    assert format_entry("PSNR", {"mean": None, "low": None, "high": None, "count": 0, "failures": 4}) == "- (4 failed)"
+    assert format_entry("SSIM (x)", entry(0.12345, 0.1)) == "0.123 [0.023, 0.223]"
+
+
+def test_a_chart_puts_values_where_they_belong():
+    """Assert heights in proportion to values, one bar for each interval, and x from left to right."""
+    svg = line_chart([Series("a<b", [(0, entry(10)), (1, entry(20)), (2, entry(15))])], "dB", {0: "x", 1: "y", 2: "z"})
+    root = ElementTree.fromstring(re.search(r"<svg.*</svg>", svg).group().replace('role="img"', ""))
+    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("circle")]
+    (x0, y0), (x1, y1), (x2, y2) = circles
+    assert x0 < x1 < x2
+    assert y0 - y2 == pytest.approx(y2 - y1, abs=0.2)
+    assert y1 < y2 < y0
+    assert "a&lt;b" in svg
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(14.2, 19.9, (14, 20, 2)), (0.1, 0.3, (0.1, 0.3, 0.05)), (3, 3, (3, 4, 1))]
+)
+def test_nice_ranges(low, high, expected):
+    """Assert round ends and steps that hold the interval."""
+    assert nice_range(low, high) == pytest.approx(expected)
+
+
+def test_the_template_is_packaged():
+    """Assert that setup.py carries the page's frame."""
+    assert "evaluation/report_template.html" in (Path(__file__).parents[1] / "setup.py").read_text()

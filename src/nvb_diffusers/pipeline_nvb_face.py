@@ -35,10 +35,16 @@ class NVBFacePipelineOutput(BaseOutput):
         images: the V views of the input as PIL images; for a list of inputs a list of such lists. With `output_type`
             "np" (V, H, W, 3) and "pt" (V, 3, H, W) in [0, 1], with "latent" (V, C, h, w); with B in front for a list.
         source_cameras: (B, 25), the camera of each input, as predicted or as given; None where no camera was needed.
+        samples: with `num_samples` above 1 that many `images` of different noise, of which the first is `images`; for a
+            list of inputs a list of such lists. As an array or tensor (K, V, ...), or (B, K, V, ...).
+        deviation: (V, H, W), or (B, V, H, W): standard deviation of each pixel over the samples, in [0, 1], the mean of
+            the three colours. High where the photo did not determine the picture, so that it was invented.
     """
 
     images: list[Image.Image] | list[list[Image.Image]] | np.ndarray | torch.Tensor
     source_cameras: torch.Tensor | None
+    samples: list[Any] | np.ndarray | torch.Tensor | None = None
+    deviation: torch.Tensor | None = None
 
 
 class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -310,9 +316,10 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        num_samples: int = 1,
         *,
         _restore: bool = False,
-    ) -> NVBFacePipelineOutput | tuple[Any, torch.Tensor | None]:
+    ) -> NVBFacePipelineOutput | tuple[Any, ...]:
         """Make the views of one or several faces.
 
         Args:
@@ -334,6 +341,8 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             callback_on_step_end: called after each step with the pipeline, the step, the time step and the tensors
                 named in `callback_on_step_end_tensor_inputs`; "latents" in what it returns replaces them.
             callback_on_step_end_tensor_inputs: any of latents (B*V, C, h, w) and encoder_hidden_states (B*V, L, C).
+            num_samples: K, how often every view is made, each time from other noise, to see what is invented. They
+                share the conditioning. Without noise from `eta`, the first is what a call without this would give.
 
         Raises:
             ValueError: an input is not as described.
@@ -355,13 +364,20 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
+        if num_samples < 1 or (num_samples > 1 and latents is not None):
+            raise ValueError(
+                f"`num_samples` is {num_samples}, but it must be at least 1, and exactly 1 where `latents` are given."
+            )
         pixel_values = self.preprocess_images(images)  # (B, 3, S, S)
 
         # 2. Time steps and latents
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         timesteps = self.scheduler.timesteps  # as many as UNet passes; second-order schedulers visit one twice
         num_views = 1 if targets is None else targets.shape[-2]
-        latents = self.prepare_latents(num_images, num_views, generator, latents, share_noise).flatten(0, 1)
+        noise = [
+            self.prepare_latents(num_images, num_views, generator, latents, share_noise) for _ in range(num_samples)
+        ]
+        latents = torch.stack(noise, dim=1).flatten(0, 2)  # (B*K*V, C, h, w)
 
         # 3. Conditioning, before the UNet first runs: one volume for each image and step, however many the views
         unique, position = torch.unique(timesteps, return_inverse=True)  # (T,), and where in it each time step is
@@ -370,18 +386,18 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         else:
             targets = None if targets is None else targets.expand(num_images, -1, -1)  # (B, V, 25)
             features, sources = self.encode_views(pixel_values, unique, targets, sources, view_batch_size)
-        conditioning = features.flatten(1, 2).flatten(3).mT.to(self.unet.dtype)  # (T, B*V, L, C)
+        conditioning = features.flatten(4).mT.to(self.unet.dtype)  # (T, B, V, L, C)
         null_states = None
         if guidance_scale > 1:
             null_states = self.image_encoder.null_features(1).flatten(2).mT.to(conditioning)  # (1, L, C)
 
         # 4. Denoising
         self._guidance_scale, self._num_timesteps = guidance_scale, len(timesteps)
-        extra_step_kwargs = self._extra_step_kwargs(generator, eta, num_views)
+        extra_step_kwargs = self._extra_step_kwargs(generator, eta, num_samples * num_views)
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, (t, step) in enumerate(zip(timesteps, position.tolist(), strict=True)):
-                encoder_hidden_states = conditioning[step]  # (B*V, L, C)
-                latent_input = self.scheduler.scale_model_input(latents, t)  # (B*V, C, h, w)
+                encoder_hidden_states = conditioning[step].repeat(1, num_samples, 1, 1).flatten(0, 1)  # (B*K*V, L, C)
+                latent_input = self.scheduler.scale_model_input(latents, t)  # (B*K*V, C, h, w)
                 model_pred = self._predict(latent_input, t, encoder_hidden_states, null_states, view_batch_size)
                 latents = self.scheduler.step(model_pred, t, latents, **extra_step_kwargs, return_dict=False)[0]
                 if callback_on_step_end is not None:
@@ -391,22 +407,28 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 progress_bar.update()
 
         # 5. Decoding
+        grid = (num_images, num_samples, num_views)
+        deviation = None
         if output_type == "latent":
-            views = latents.unflatten(0, (num_images, num_views))
+            samples: Any = latents.unflatten(0, grid)
         else:
-            pictures = self.decode_latents(latents, view_batch_size)  # (B*V, 3, S, S)
+            pictures = self.decode_latents(latents, view_batch_size)  # (B*K*V, 3, S, S)
+            if num_samples > 1:
+                shown = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).unflatten(0, grid)
+                deviation = shown.std(dim=1).mean(dim=2)  # (B, V, S, S)
             pictures = self.image_processor.postprocess(pictures, output_type=output_type)
-            if output_type == "pil":
-                views = [pictures[i : i + num_views] for i in range(0, len(pictures), num_views)]
-            else:
-                views = pictures.reshape(num_images, num_views, *pictures.shape[1:])
-        output = views[0] if images[0] is image else views
+            samples = _nested(pictures, grid) if output_type == "pil" else pictures.reshape(*grid, *pictures.shape[1:])
+        views = [of_image[0] for of_image in samples] if output_type == "pil" else samples[:, 0]
         self.maybe_free_model_hooks()
-        return NVBFacePipelineOutput(output, sources) if return_dict else (output, sources)
+        one = images[0] is image
+        output = (views[0] if one else views, sources)
+        if num_samples > 1:
+            output += (samples[0] if one else samples, deviation[0] if one and deviation is not None else deviation)
+        return NVBFacePipelineOutput(*output) if return_dict else output
 
     def restore(
         self, image: ImageInput | Sequence[ImageInput], **kwargs: Any
-    ) -> NVBFacePipelineOutput | tuple[Any, torch.Tensor | None]:
+    ) -> NVBFacePipelineOutput | tuple[Any, ...]:
         """Step 1 alone: the same view, restored, without the view transformer. V is 1, `source_cameras` is None.
 
         Args:
@@ -482,6 +504,13 @@ def _refuse_pickle(kwargs: dict[str, Any], weights_file: str | Path | None = Non
         raise ValueError("`use_safetensors=False` was given, but only safetensors weights are loaded, never a pickle.")
     if weights_file is not None and Path(weights_file).suffix != ".safetensors":
         raise ValueError(f"{weights_file} is no .safetensors file, and a pickle is refused: convert it first.")
+
+
+def _nested(pictures: list[Image.Image], grid: tuple[int, int, int]) -> list[list[list[Image.Image]]]:
+    """Pictures as lists by image, sample and view."""
+    _, num_samples, num_views = grid
+    of_sample = [pictures[i : i + num_views] for i in range(0, len(pictures), num_views)]
+    return [of_sample[i : i + num_samples] for i in range(0, len(of_sample), num_samples)]
 
 
 def _image_list(image: Any) -> list[ImageInput]:

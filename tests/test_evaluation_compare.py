@@ -109,6 +109,7 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     ]
     file = tmp_path / "comparison.json"
     values = {"title": "tiny", "rows": rows, "preset": "mild", "test_set": SET, "num_inference_steps": 1}
+    values |= {"num_samples": 3, "num_invented": 2}
     file.write_text(json.dumps(values))
     results = compare(read_comparison(file), place / "data", tmp_path / "out", None)
     ran = [(row["name"], row["preset"]) for row in results["rows"]]
@@ -117,6 +118,8 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     assert set(results["by_preset"]["Ours!"]) == {"mild", "severe"}
     assert results["rows"][0]["source_camera"]["median angle (deg)"] > 0
     assert "source_camera" not in results["rows"][2]
+    assert set(results["invented"]) == {"mild", "severe"}
+    assert results["invented"]["mild"]["deviation"]["mean"] > 0
     bins = results["by_yaw"]["input"]
     assert [entry["yaw"] for entry in bins] == [[20, 30], [30, 45]]  # views are 20 and 40 degrees apart
     for figure in results["figures"]:

@@ -118,7 +118,7 @@ def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch
     views, truths = (
         torch.stack(
             [
-                torch.stack([_tensor(folder / view_name(i.identity, target.view)) for target in i.targets])
+                torch.stack([picture_tensor(folder / view_name(i.identity, target.view)) for target in i.targets])
                 for i in test_set.identities
             ]
         )
@@ -127,6 +127,7 @@ def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch
     return views, truths, torch.stack([identity.cameras for identity in test_set.identities])
 
 
-def _tensor(path: Path) -> torch.Tensor:
+def picture_tensor(path: Path) -> torch.Tensor:
+    """A picture (3, S, S) in [-1, 1]."""
     pixels = np.asarray(load_image(path), dtype=np.float32)
     return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)

@@ -25,11 +25,20 @@ import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
-from nvb_diffusers.evaluation.bars import measure_bars
+from nvb_diffusers.evaluation.bars import measure_bars, picture_tensor
 from nvb_diffusers.evaluation.intervals import bootstrap_interval
-from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, Method, OneStage, TwoStage, write_predictions
+from nvb_diffusers.evaluation.invented import sample_honesty
+from nvb_diffusers.evaluation.methods import (
+    InputAsView,
+    MeanFace,
+    Method,
+    OneStage,
+    TwoStage,
+    identity_seed,
+    write_predictions,
+)
 from nvb_diffusers.evaluation.networks import Networks, OwnPredictor, find_networks
-from nvb_diffusers.evaluation.protocol import TestSet, load_test_set, make_test_set, view_name
+from nvb_diffusers.evaluation.protocol import TestIdentity, TestSet, load_test_set, make_test_set, view_name
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
 from nvb_diffusers.training.format import read_json, write_bytes
 
@@ -145,6 +154,8 @@ def compare(
         if preset == comparison.preset:
             scores = out / "scores" / row_folder(row.name) / preset
             results["by_yaw"][row.name] = errors_by_yaw(_test_set(comparison, preset, Path(data_dir), out), scores)
+    if comparison.num_invented:
+        results["invented"] = _invented(comparison, out)
     results["bars"] = _bars(comparison, results, out)
     results["figures"] = _figures(comparison, results, out)
     write_bytes(out / "comparison.json", (json.dumps(results, indent=2) + "\n").encode())
@@ -269,6 +280,42 @@ def _source_angles(test_set: TestSet, folder: Path) -> list[float]:
             predicted = torch.tensor(read_json(path))
             angles.append(angle_between_cameras(predicted, identity.source_camera).item())
     return angles
+
+
+def _invented(comparison: Comparison, out: Path) -> dict[str, Any]:
+    """For each degradation of the first row the deviation of its samples, and its correlation with their error."""
+    first = comparison.rows[0]
+    results, pipeline = {}, None
+    for preset in comparison.presets(first):
+        path = out / "invented" / f"{preset}.json"
+        if not path.is_file():
+            pipeline = pipeline or _pipeline(first.checkpoint)
+            test_set = load_test_set(out / "sets" / preset, verify=False)
+            pairs = [
+                sample_honesty(
+                    pipeline,
+                    test_set.input(identity.identity),
+                    identity.cameras,
+                    _truths(test_set, identity),
+                    comparison.num_samples,
+                    comparison.num_inference_steps,
+                    identity_seed(identity.identity),
+                )
+                for identity in test_set.identities[: comparison.num_invented]
+            ]
+            values = dict(zip(("deviation", "rank_correlation"), zip(*pairs, strict=True), strict=True))
+            names = range(len(pairs))
+            entries = {name: bootstrap_interval(value, names)._asdict() for name, value in values.items()}
+            path.parent.mkdir(exist_ok=True)
+            write_bytes(path, (json.dumps(entries, indent=2) + "\n").encode())
+        results[preset] = read_json(path)
+    return results
+
+
+def _truths(test_set: TestSet, identity: TestIdentity) -> torch.Tensor:
+    """True views (V, 3, S, S) in [-1, 1]."""
+    folder = test_set.folder / "truths"
+    return torch.stack([picture_tensor(folder / view_name(identity.identity, t.view)) for t in identity.targets])
 
 
 def _bars(comparison: Comparison, results: dict[str, Any], out: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ EXPECTED = {
     "views.py": [f"view_{number:02d}.png" for number in range(7)],
     "restore.py": ["restored.png"],
     "orbit_video.py": ["orbit.gif"],
+    "what_is_invented.py": [f"{kind}_{number:02d}.png" for kind in ("view", "invented") for number in range(3)],
     "batch_on_many_gpus.py": [f"face_{number:02d}.png" for number in range(7)],
 }
 

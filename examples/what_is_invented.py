@@ -1,0 +1,19 @@
+"""Views of a face beside maps of what was invented in them: python examples/what_is_invented.py PHOTO [PIPELINE]."""
+
+import sys
+
+import cv2
+from PIL import Image
+
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
+from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.face_crop import crop_face, load_photo
+
+photo, *pipeline = sys.argv[1:]
+pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
+face = crop_face(load_photo(photo), size=pipe.image_encoder.config.sample_size).image
+out = pipe(face, cameras=orbit_cameras(3, yaw_range_deg=(-30, 30)), num_inference_steps=20, num_samples=6)
+for number, (view, deviation) in enumerate(zip(out.images, out.deviation, strict=True)):
+    view.save(f"view_{number:02d}.png")
+    heat = (deviation / out.deviation.max() * 255).byte().numpy()  # blue where the samples agree, red where they do not
+    Image.fromarray(cv2.applyColorMap(heat, cv2.COLORMAP_JET)[..., ::-1]).save(f"invented_{number:02d}.png")

@@ -178,12 +178,6 @@ def merge_depths(depths: torch.Tensor, cameras: torch.Tensor, asked: torch.Tenso
     return torch.where((merged == 0) & near_head, torch.nan, merged)
 
 
-def shrink_depths(depths: torch.Tensor, size: int) -> torch.Tensor:
-    """Depth maps (N, S, S) of larger ones (N, H, W): means over each new pixel, background where any part of it is."""
-    solid = F.adaptive_avg_pool2d((depths > 0).to(depths), size) == 1
-    return F.adaptive_avg_pool2d(depths, size) * solid
-
-
 def _pair_errors(
     pictures: dict[str, torch.Tensor],
     depths: torch.Tensor,

@@ -81,7 +81,7 @@ def test_a_warp_lands_where_the_other_camera_sees_it():
         layer = make(depths, cameras)
         warped, visible = warp(layer, pictures, 2, [0, 1])  # (2, 3, P), (2, P)
         shown = pictures[2][:, layer.mask[2]]
-        assert (visible.float().mean(dim=1) > 0.3).all()
+        assert (visible.float().mean(dim=1) > 0.2).all()
         assert ((warped - shown).abs().amax(dim=1) * visible).max() < largest
 
 

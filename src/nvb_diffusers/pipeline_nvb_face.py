@@ -421,7 +421,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         views = [of_image[0] for of_image in samples] if output_type == "pil" else samples[:, 0]
         self.maybe_free_model_hooks()
         one = images[0] is image
-        output = (views[0] if one else views, sources)
+        output: tuple[Any, ...] = (views[0] if one else views, sources)
         if num_samples > 1:
             output += (samples[0] if one else samples, deviation[0] if one and deviation is not None else deviation)
         return NVBFacePipelineOutput(*output) if return_dict else output

@@ -1,5 +1,7 @@
 """What is invented: whether the deviation of several samples tells where they are wrong."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -45,7 +47,7 @@ def sample_honesty(
         seed: of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
-    output = pipeline(
+    output: Any = pipeline(
         image,
         cameras=cameras,
         num_inference_steps=num_inference_steps,

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -102,6 +104,26 @@ def test_the_page_is_whole_and_needs_nothing_else(comparison):
     assert slider["type"] == "range"
     assert slider["aria-label"] == "ours | truth: Identity 7"
     assert [tag for tag, _ in page.tags].count("svg") == 2
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_shows_the_page_and_moves_the_slider(comparison):
+    """Assert in a real browser that every picture loads, and that the slider uncovers the picture below it."""
+    page = write_report(comparison)[1]
+    script = """<script>
+        const slider = document.querySelector(".slider input");
+        slider.value = 80;
+        slider.dispatchEvent(new Event("input"));
+        const loaded = [...document.images].filter(image => image.naturalWidth === 8).length;
+        const cover = getComputedStyle(document.querySelector(".slider img + img")).clipPath;
+        document.title = `${loaded} loaded, ${cover}`;
+        </script></body>"""
+    page.write_text(page.read_text().replace("</body>", script))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
+    shown = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=60, check=True).stdout
+    title = re.search(r"<title>(.*)</title>", shown).group(1)
+    assert title.startswith("5 loaded, inset(0")
+    assert "20%" in title
 
 
 def test_absent_parts_are_left_out(tmp_path):

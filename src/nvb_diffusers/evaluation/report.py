@@ -38,7 +38,7 @@ def write_report(folder: str | Path) -> tuple[Path, Path]:
     if not (folder / "comparison.json").is_file():
         raise ValueError(f"{folder} has no comparison.json: make one with `nvb-face-eval compare`")
     results = read_json(folder / "comparison.json")
-    sections = [*_table_sections(results), *_other_sections(results)]
+    sections = [*_other_sections(results), *_table_sections(results)]
     markdown = [f"# {results['title']}", "", *_notes(results)]
     body = [f"<h1>{html.escape(results['title'])}</h1>", *(f"<p>{html.escape(note)}</p>" for note in _notes(results))]
     for title, note, head, lines in sections:
@@ -97,7 +97,7 @@ def _table_sections(results: dict[str, Any]) -> list[Section]:
             head = ["method", *(_column_head(name) for name in names)]
             lines = [[row["name"], *(format_entry(name, row[task].get(name)) for name in names)] for row in rows]
             absent = {name: why for row in rows for name, why in row.get("not_run", {}).items()}
-            note = "; ".join(f"{name} not run: {why}" for name, why in absent.items()) if task == "novel_views" else ""
+            note = "" if sections else "; ".join(f"{name} not run: {why}" for name, why in absent.items())
             sections.append((f"{title}, {preset}", note, head, lines))
     return sections
 

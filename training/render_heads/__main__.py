@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--level", type=int, help=f"subdivisions of the mesh; 0, or 1 from {LARGE} px")
     parser.add_argument("--supersample", type=float, choices=[1.0, 1.5, 2.0], default=1.5, help="finer pixels a pixel")
     parser.add_argument(
-        "--split_sizes", type=float, nargs=2, default=(0.05, 0.05), metavar=("VALIDATION", "TEST"),
+        "--split_sizes", type=float, nargs=2, default=(0.1, 0.1), metavar=("VALIDATION", "TEST"),
         help="shares of the identities for validation and test",
     )  # fmt: skip
     parser.add_argument("--basis", type=Path, help="where the shapes are kept between runs; a file in the user's cache")

@@ -29,12 +29,12 @@ def comparison(tmp_path):
         "resolution": 8,
         "seed": 0,
     }
-    names = ["input.png", "ours.png", "truth.png"]
+    names = ["photo.png", "ours.png", "truth.png"]
     for number, name in enumerate(names):
         Image.new("RGB", (8, 8), (80 * number, 9, 30)).save(tmp_path / name)
     figure = {
         "title": "Identity 7",
-        "rows": [{"label": label, "images": [f"{label}.png"]} for label in ("input", "ours", "truth")],
+        "rows": [{"label": label, "images": [f"{label}.png"]} for label in ("photo", "ours", "truth")],
     }
     results = {
         "title": "A & B",
@@ -81,7 +81,7 @@ def test_numbers_are_in_both_forms(comparison):
     """Assert means with intervals, failures, what was not run, bars and titles in Markdown and in HTML."""
     for path in write_report(comparison):
         text = path.read_text()
-        for part in ("18.12 [17.12, 19.12]", "0.500 [0.400, 0.600]", "17.50 [16.50, 18.50] (2 failed)", "not run",
+        for part in ("18.12 [17.12, 19.12]", "0.500 [0.400, 0.600]", "17.50 [16.50, 18.50] (2 of 11 failed)", "not run",
                      "LPIPS not run: weights absent", "third: no pipeline at x", "3.21", "-0.50 dB"):  # fmt: skip
             assert part in text, (path.name, part)
     markdown = (comparison / "report.md").read_text()
@@ -128,7 +128,7 @@ def test_a_browser_shows_the_page_and_moves_the_slider(comparison):
 
 def test_absent_parts_are_left_out(tmp_path):
     """Assert a report of nothing but a title, and one line for a folder without a comparison."""
-    (tmp_path / "comparison.json").write_text(json.dumps({"title": "empty", "rows": []}))
+    (tmp_path / "comparison.json").write_text(json.dumps({"title": "empty"}))
     markdown, page = write_report(tmp_path)
     assert markdown.read_text().split() == ["#", "empty"]
     assert "<h2>" not in page.read_text()
@@ -139,7 +139,10 @@ def test_absent_parts_are_left_out(tmp_path):
 def test_entries():
     """Assert a missing entry, one without any value, and the digits of the measure."""
     assert format_entry("PSNR", None) == "not run"
-    assert format_entry("PSNR", {"mean": None, "low": None, "high": None, "count": 0, "failures": 4}) == "- (4 failed)"
+    assert (
+        format_entry("PSNR", {"mean": None, "low": None, "high": None, "count": 0, "failures": 4})
+        == "- (4 of 4 failed)"
+    )
     assert format_entry("SSIM (x)", entry(0.12345, 0.1)) == "0.123 [0.023, 0.223]"
 
 

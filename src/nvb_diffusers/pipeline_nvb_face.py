@@ -38,7 +38,7 @@ class NVBFacePipelineOutput(BaseOutput):
         samples: with `num_samples` above 1 that many `images` of different noise, of which the first is `images`; for a
             list of inputs a list of such lists. As an array or tensor (K, V, ...), or (B, K, V, ...).
         deviation: (V, H, W), or (B, V, H, W): standard deviation of each pixel over the samples, in [0, 1], the mean of
-            the three colours. High where the photo did not determine the picture, so that it was invented.
+            the three colours; None for latents. High where the photo did not determine the picture: it was invented.
     """
 
     images: list[Image.Image] | list[list[Image.Image]] | np.ndarray | torch.Tensor

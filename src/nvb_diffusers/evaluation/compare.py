@@ -342,7 +342,7 @@ def _figures(comparison: Comparison, results: dict[str, Any], out: Path) -> list
         identity = test_set.identities[index]
         names = [view_name(identity.identity, target.view) for target in identity.targets]
         picture = f"inputs/{identity.identity}.png"
-        rows = [("input", [f"sets/{comparison.preset}/{picture}"])]
+        rows = [("photo", [f"sets/{comparison.preset}/{picture}"])]
         rows += [
             (name, [f"predictions/{folder}/{comparison.preset}/{view}" for view in names])
             for name, folder in folders.items()
@@ -358,16 +358,19 @@ def _figures(comparison: Comparison, results: dict[str, Any], out: Path) -> list
              + [f"predictions/{first}/{preset}/{view}" for view in names])
             for preset in presets
         ]  # fmt: skip
-        rows.append(("truth", [f"sets/{comparison.preset}/truths/{view}" for view in names]))
+        rows.append(("truth", ["", *(f"sets/{comparison.preset}/truths/{view}" for view in names)]))
         title = f"{comparison.rows[0].name} by degradation, identity {identity.identity}"
         figures.append(_figure(title, rows, out))
     return figures
 
 
 def _figure(title: str, rows: Iterable[tuple[str, list[str]]], out: Path) -> dict[str, Any]:
-    """A figure of the pictures that are there."""
-    found = [{"label": label, "images": [name for name in names if (out / name).is_file()]} for label, names in rows]
-    return {"title": title, "rows": [row for row in found if row["images"]]}
+    """A figure of the pictures that are there; an empty name leaves a gap."""
+    found = [
+        {"label": label, "images": [name for name in names if not name or (out / name).is_file()]}
+        for label, names in rows
+    ]
+    return {"title": title, "rows": [row for row in found if any(row["images"])]}
 
 
 def _check_names(values: Any, kind: type, path: str | Path) -> None:

@@ -37,7 +37,7 @@ def write_report(folder: str | Path) -> tuple[Path, Path]:
     folder = Path(folder)
     if not (folder / "comparison.json").is_file():
         raise ValueError(f"{folder} has no comparison.json: make one with `nvb-face-eval compare`")
-    results = read_json(folder / "comparison.json")
+    results = {"rows": [], **read_json(folder / "comparison.json")}
     sections = [*_other_sections(results), *_table_sections(results)]
     markdown = [f"# {results['title']}", "", *_notes(results)]
     body = [f"<h1>{html.escape(results['title'])}</h1>", *(f"<p>{html.escape(note)}</p>" for note in _notes(results))]
@@ -63,7 +63,8 @@ def format_entry(name: str, entry: Entry | None) -> str:
     """A mean with its 95 % interval, as the measure of this name is shown; "not run" where there is none."""
     if entry is None:
         return "not run"
-    failures = f" ({entry['failures']} failed)" if entry.get("failures") else ""
+    failed = entry.get("failures")
+    failures = f" ({failed} of {failed + entry['count']} failed)" if failed else ""
     if entry["mean"] is None or math.isnan(entry["mean"]):
         return f"-{failures}"
     digits = describe(name).digits
@@ -72,7 +73,7 @@ def format_entry(name: str, entry: Entry | None) -> str:
 
 def _notes(results: dict[str, Any]) -> list[str]:
     """What was measured, in a sentence, and how to read it."""
-    if not results["rows"]:
+    if not results.get("rows"):
         return []
     settings = results["rows"][0]["set"]
     return [
@@ -144,7 +145,12 @@ def _html_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     for name, *values in lines:
         rest = "".join(f"<td>{html.escape(value.replace('**', '').replace('`', ''))}</td>" for value in values)
         rows.append(f'<tr><th scope="row">{html.escape(name.replace("`", ""))}</th>{rest}</tr>')
-    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return _wide(f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
+
+
+def _wide(table: str) -> str:
+    """A table that scrolls sideways, also by keyboard."""
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def _charts(results: dict[str, Any]) -> list[str]:
@@ -175,14 +181,13 @@ def _figures(results: dict[str, Any], folder: Path) -> list[str]:
     for figure in results.get("figures", []):
         rows = [
             f'<tr><th scope="row">{html.escape(row["label"])}</th>'
-            + "".join(f"<td>{_picture(folder / name, row['label'])}</td>" for name in row["images"])
+            + "".join(f"<td>{_picture(folder / name, row['label']) if name else ''}</td>" for name in row["images"])
             + "</tr>"
             for row in figure["rows"]
         ]
         caption = f"<figcaption>{html.escape(figure['title'])}</figcaption>"
-        parts.append(
-            f'<figure><div class="wide"><table class="pictures">{"".join(rows)}</table></div>{caption}</figure>'
-        )
+        table = f'<table class="pictures">{"".join(rows)}</table>'
+        parts.append(f"<figure>{_wide(table)}{caption}</figure>")
     return parts
 
 
@@ -191,7 +196,7 @@ def _sliders(results: dict[str, Any], folder: Path) -> list[str]:
     parts = []
     for figure in results.get("figures", []):
         rows = {row["label"]: row["images"] for row in figure["rows"]}
-        shown = [label for label in rows if label not in ("input", "truth")]
+        shown = [label for label in rows if label not in ("photo", "truth")]
         if not shown or "truth" not in rows or len(rows[shown[0]]) != len(rows["truth"]):
             continue
         label = html.escape(f"{shown[0]} | truth: {figure['title']}")

@@ -56,7 +56,7 @@ def test_bars_of_a_comparison(tmp_path):
 
     def summary(views, restored, angle=0.0):
         return {
-            "novel_views": {"PSNR": {"mean": views}},
+            "novel_views": {"PSNR": {"mean": views, "low": views - 0.2, "high": views + 0.2}},
             "restoration": {"PSNR": {"mean": restored}},
             "source_camera": {"median angle (deg)": angle},
         }
@@ -64,11 +64,11 @@ def test_bars_of_a_comparison(tmp_path):
     rows = {
         "ours": {"mild": summary(20, 30, 5.0), "medium": summary(18, 28), "severe": summary(16, 26, 7.9)},
         "input": {"medium": summary(17.5, 26.6)},
-        "rival": {"medium": summary(18.5, 0)},
+        "rival": {"medium": summary(17.75, 0)},
     }
     bars = measure_bars(test_set, tmp_path / "views", rows, predictor)
     values = [(bar["value"], bar["met"]) for bar in bars]
-    assert values[:4] == [(0.5, True), (-0.5, False), (5.0, False), (7.9, True)]
+    assert values[:4] == [(0.5, True), (0.25, False), (5.0, False), (7.9, True)]  # a lead within the intervals is none
     assert bars[-1]["value"] == pytest.approx(1.4)
     assert not bars[-1]["met"]
     assert bars[4]["value"] == bars[5]["value"] > 0  # the predictor sees every picture from the front

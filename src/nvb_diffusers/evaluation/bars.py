@@ -44,10 +44,11 @@ def measure_bars(
     preset = test_set.settings["preset"]
     ours, *_ = rows.values()
     bars = []
-    psnr = ours[preset]["novel_views"]["PSNR"]["mean"]
+    psnr = ours[preset]["novel_views"]["PSNR"]
     for other, summaries in list(rows.items())[1:]:
-        lead = psnr - summaries[preset]["novel_views"]["PSNR"]["mean"]
-        bars.append(Bar(f"PSNR of the views above `{other}`", lead, "dB", "> 0", lead > 0))
+        rival = summaries[preset]["novel_views"]["PSNR"]
+        lead, clear = psnr["mean"] - rival["mean"], psnr["low"] > rival["high"]
+        bars.append(Bar(f"PSNR of the views above `{other}`", lead, "dB", "clearly: intervals apart", clear))
     for degradation, limit in CAMERA_BARS_DEG.items():
         if degradation in ours:
             angle = ours[degradation]["source_camera"]["median angle (deg)"]

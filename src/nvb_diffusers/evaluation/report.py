@@ -192,7 +192,7 @@ def _figures(results: dict[str, Any], folder: Path) -> list[str]:
 
 
 def _sliders(results: dict[str, Any], folder: Path) -> list[str]:
-    """For each figure, the first method's first view over the truth's, uncovered by a slider."""
+    """For each figure, the first method's last view over the truth's, uncovered by a slider."""
     parts = []
     for figure in results.get("figures", []):
         rows = {row["label"]: row["images"] for row in figure["rows"]}
@@ -201,8 +201,8 @@ def _sliders(results: dict[str, Any], folder: Path) -> list[str]:
             continue
         label = html.escape(f"{shown[0]} | truth: {figure['title']}")
         parts.append(
-            f'<figure class="slider"><div>{_picture(folder / rows["truth"][0], "truth")}'
-            f"{_picture(folder / rows[shown[0]][0], shown[0])}</div>"
+            f'<figure class="slider"><div>{_picture(folder / rows["truth"][-1], "truth")}'
+            f"{_picture(folder / rows[shown[0]][-1], shown[0])}</div>"
             f'<input type="range" min="0" max="100" value="50" aria-label="{label}">'
             f"<figcaption>{label}</figcaption></figure>"
         )

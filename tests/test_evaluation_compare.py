@@ -43,22 +43,29 @@ def test_two_stages_see_the_restored_picture():
     one = OneStage(tiny_pipeline(), 2)
     chain = TwoStage(one, OneStage(tiny_pipeline(seed=1), 2))(photo(), cameras(-20, 30), seed=4)
     restored = one.restore(photo(), 4)
-    expected = chain_views = OneStage(tiny_pipeline(seed=1), 2).views(restored, cameras(-20, 30), 4)
+    expected = OneStage(tiny_pipeline(seed=1), 2).views(restored, cameras(-20, 30), 4)
     assert np.array_equal(pixels(chain.restored), pixels(restored))
     assert len(chain.views) == 2
     for view, other in zip(chain.views, expected.views, strict=True):
         assert np.array_equal(pixels(view), pixels(other))
-    assert torch.equal(chain.source_camera, chain_views.source_camera)
+    assert torch.equal(chain.source_camera, expected.source_camera)
     assert not np.array_equal(pixels(one.views(photo(), cameras(-20, 30), 4).views[0]), pixels(chain.views[0]))
 
 
-def test_a_constant_camera_changes_the_views_and_is_not_reported():
-    """Assert that the volume is built with another camera, which is no prediction of the input's."""
-    predicted = OneStage(tiny_pipeline(), 2)(photo(), cameras(15), seed=4)
-    constant = OneStage(tiny_pipeline(), 2, constant_camera=True)(photo(), cameras(15), seed=4)
+def test_a_constant_camera_is_given_and_not_reported():
+    """Assert that the pipeline is given the frontal camera, else none, and that it counts as no prediction."""
+    given = []
+
+    def pipeline(image, source_cameras, **kwargs):
+        given.append(source_cameras)
+        return tiny_pipeline()(image, source_cameras=source_cameras, **kwargs)
+
+    predicted = OneStage(pipeline, 2).views(photo(), cameras(15), seed=4)
+    constant = OneStage(pipeline, 2, constant_camera=True).views(photo(), cameras(15), seed=4)
+    assert given[0] is None
+    assert torch.equal(given[1], camera_from_angles(0, 0)[None])
     assert constant.source_camera is None
     assert predicted.source_camera.shape == (25,)
-    assert np.array_equal(pixels(predicted.restored), pixels(constant.restored))
 
 
 def test_the_mean_face_is_that_of_the_nearest_orientations(place):
@@ -127,6 +134,27 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out/comparison.json").read_text()) == json.loads(json.dumps(results))
     monkeypatch.setattr("nvb_diffusers.evaluation.methods.save_image", None)  # a picture made again would fail
     assert compare(read_comparison(file), place / "data", tmp_path / "out", None) == results
+
+
+def test_results_of_other_settings_are_not_gone_on_with(place, tmp_path):
+    """Assert one error after other weights, steps or test sets, before anything of the old results is touched."""
+    rows = [{"name": "ours", "method": "one_stage", "checkpoint": str(tmp_path / "pipeline")}]
+    values = {"title": "t", "rows": rows, "preset": "mild", "test_set": SET, "num_inference_steps": 1}
+    file = tmp_path / "comparison.json"
+
+    def run(**change):
+        file.write_text(json.dumps(values | change))
+        return compare(read_comparison(file), place / "data", tmp_path / "out", None)
+
+    tiny_pipeline().save_pretrained(tmp_path / "pipeline")
+    before = run()
+    for change in ({"num_inference_steps": 2}, {"test_set": SET | {"num_target_views": 1}}):
+        with pytest.raises(ValueError, match="other settings or weights"):
+            run(**change)
+    assert run() == before
+    tiny_pipeline(seed=1).save_pretrained(tmp_path / "pipeline")
+    with pytest.raises(ValueError, match="other settings or weights"):
+        run()
 
 
 def test_workers_give_what_one_process_gives(place, tmp_path):

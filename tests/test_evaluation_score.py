@@ -13,6 +13,7 @@ from nvb_diffusers.evaluation.networks import Networks
 from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set, view_name
 from nvb_diffusers.evaluation.score import NIQE, read_scores, score_predictions, summary_table
 from nvb_diffusers.training.format import read_records, write_records
+from nvb_diffusers.training.pictures import to_pixel_values
 
 FACES = 4
 
@@ -33,7 +34,7 @@ def stub_networks(test_set):
     truths, cameras, people = [], [], []
     for number, identity in enumerate(test_set.identities):
         for view, camera in score._cameras_by_view(identity).items():
-            truths.append(score._to_tensor(test_set.truth(identity.identity, view)))
+            truths += to_pixel_values([test_set.truth(identity.identity, view)])
             cameras.append(camera)
             people.append(number)
     truths, cameras = torch.stack(truths), torch.stack(cameras)
@@ -220,7 +221,7 @@ def test_truths_are_seen_once(made, tmp_path):
     for identity in test_set.identities:
         for view, camera in score._cameras_by_view(identity).items():
             seen = project_points(torch.from_numpy(points), camera)[:, :2].double().numpy()
-            by_picture[key(score._to_tensor(test_set.truth(identity.identity, view)))] = seen
+            by_picture[key(to_pixel_values([test_set.truth(identity.identity, view)])[0])] = seen
 
     def observe(picture):
         calls.append(picture)

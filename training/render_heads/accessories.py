@@ -151,14 +151,6 @@ def build(accessories: Accessories, head: Any) -> list[Mesh]:
     return meshes
 
 
-def covers(accessories: Accessories, head: Any, points: np.ndarray) -> np.ndarray:
-    """(N,): which points (N, 3) are under the hat."""
-    if not accessories.hat:
-        return np.zeros(len(points), bool)
-    azimuth, station, _ = capsule_map(head).coordinates(points)
-    return uncovered(accessories, head)(azimuth, station) <= 0
-
-
 def tuck_hair(accessories: Accessories, head: Any, strands: list[Strands]) -> list[Strands]:
     """Strands under the hat: those wholly covered go, the others are pressed to the head there and near the rim."""
     if not accessories.hat:

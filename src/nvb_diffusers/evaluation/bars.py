@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
 from nvb_diffusers.evaluation.networks import OwnPredictor
-from nvb_diffusers.evaluation.protocol import TestSet, view_name
+from nvb_diffusers.evaluation.protocol import TestIdentity, TestSet, view_name
 from nvb_diffusers.training.format import load_image
+from nvb_diffusers.training.pictures import to_pixel_values
 
 YAW_DEG, PITCH_DEG = 45.0, 15.0  # the range within which views have to obey
 CAMERA_BARS_DEG = {"mild": 5.0, "severe": 8.0}
@@ -117,18 +117,12 @@ def bars_lines(bars: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Predicted and true views (N, V, 3, S, S) in [-1, 1], and their cameras (N, V, 25)."""
     views, truths = (
-        torch.stack(
-            [
-                torch.stack([picture_tensor(folder / view_name(i.identity, target.view)) for target in i.targets])
-                for i in test_set.identities
-            ]
-        )
+        torch.stack([target_pictures(folder, identity) for identity in test_set.identities])
         for folder in (predictions, test_set.folder / "truths")
     )
     return views, truths, torch.stack([identity.cameras for identity in test_set.identities])
 
 
-def picture_tensor(path: Path) -> torch.Tensor:
-    """A picture (3, S, S) in [-1, 1]."""
-    pixels = np.asarray(load_image(path), dtype=np.float32)
-    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)
+def target_pictures(folder: Path, identity: TestIdentity) -> torch.Tensor:
+    """Pictures (V, 3, S, S) in [-1, 1] of an identity's target views, in a folder of predictions or of truths."""
+    return to_pixel_values([load_image(folder / view_name(identity.identity, t.view)) for t in identity.targets])

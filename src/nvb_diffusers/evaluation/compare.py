@@ -25,7 +25,7 @@ import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
-from nvb_diffusers.evaluation.bars import measure_bars, picture_tensor
+from nvb_diffusers.evaluation.bars import measure_bars, target_pictures
 from nvb_diffusers.evaluation.intervals import bootstrap_interval
 from nvb_diffusers.evaluation.invented import sample_honesty
 from nvb_diffusers.evaluation.methods import (
@@ -38,7 +38,7 @@ from nvb_diffusers.evaluation.methods import (
     write_predictions,
 )
 from nvb_diffusers.evaluation.networks import Networks, OwnPredictor, find_networks
-from nvb_diffusers.evaluation.protocol import TestIdentity, TestSet, load_test_set, make_test_set, view_name
+from nvb_diffusers.evaluation.protocol import TestSet, file_hash, load_test_set, make_test_set, view_name
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
 from nvb_diffusers.training.format import read_json, write_bytes
 
@@ -225,9 +225,11 @@ def _run_row(
     test_set = load_test_set(out / "sets" / preset, verify=False)
     folder = out / "predictions" / row_folder(row.name) / preset
     method = _method(row, comparison.num_inference_steps, data_dir)
-    configuration = {**asdict(row), "num_inference_steps": comparison.num_inference_steps}
+    _keep_settings(
+        folder / "configuration.json",
+        {**asdict(row), "num_inference_steps": comparison.num_inference_steps, "weights": _weights(row)},
+    )
     write_predictions(method, test_set, folder, row.num_orbits if preset == comparison.preset else 0)
-    write_bytes(folder / "configuration.json", json.dumps(configuration, indent=2).encode())
     summary = score_predictions(test_set, folder, out / "scores" / row_folder(row.name) / preset, networks)
     angles = _source_angles(test_set, folder)
     if angles:
@@ -239,10 +241,26 @@ def _run_row(
 
 def _test_set(comparison: Comparison, preset: str, data_dir: Path, out: Path) -> TestSet:
     folder = out / "sets" / preset
+    _keep_settings(out / "sets" / f"{preset}.json", {"data": Path(data_dir).resolve().name, **comparison.test_set})
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         make_test_set(data_dir, folder, preset=preset, **comparison.test_set)
     return load_test_set(folder)
+
+
+def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Note what the files beside it are made with; what was made with anything else must not be gone on with."""
+    content = json.dumps(settings, indent=2)
+    if path.is_file() and path.read_text() != content:
+        raise ValueError(f"{path} tells of other settings or weights: give another folder (--out)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content.encode())
+
+
+def _weights(row: Row) -> list[str]:
+    """Equal for equal weights of a row's pipelines."""
+    names = [name for name in (row.checkpoint, row.view_checkpoint) if name] if row.method.endswith("_stage") else []
+    files = [file for name in names for file in sorted(Path(_checkpoint(name)).rglob("*.safetensors"))]
+    return [file_hash(file) for file in files]
 
 
 def _method(row: Row, num_inference_steps: int, data_dir: Path) -> Method:
@@ -286,6 +304,8 @@ def _invented(comparison: Comparison, out: Path) -> dict[str, Any]:
     """For each degradation of the first row the deviation of its samples, and its correlation with their error."""
     first = comparison.rows[0]
     results, pipeline = {}, None
+    options = (comparison.num_samples, comparison.num_invented, comparison.num_inference_steps)
+    _keep_settings(out / "invented" / "settings.json", {"options": options, "weights": _weights(first)})
     for preset in comparison.presets(first):
         path = out / "invented" / f"{preset}.json"
         if not path.is_file():
@@ -296,7 +316,7 @@ def _invented(comparison: Comparison, out: Path) -> dict[str, Any]:
                     pipeline,
                     test_set.input(identity.identity),
                     identity.cameras,
-                    _truths(test_set, identity),
+                    target_pictures(test_set.folder / "truths", identity),
                     comparison.num_samples,
                     comparison.num_inference_steps,
                     identity_seed(identity.identity),
@@ -306,16 +326,9 @@ def _invented(comparison: Comparison, out: Path) -> dict[str, Any]:
             values = dict(zip(("deviation", "rank_correlation"), zip(*pairs, strict=True), strict=True))
             names = range(len(pairs))
             entries = {name: bootstrap_interval(value, names)._asdict() for name, value in values.items()}
-            path.parent.mkdir(exist_ok=True)
             write_bytes(path, (json.dumps(entries, indent=2) + "\n").encode())
         results[preset] = read_json(path)
     return results
-
-
-def _truths(test_set: TestSet, identity: TestIdentity) -> torch.Tensor:
-    """True views (V, 3, S, S) in [-1, 1]."""
-    folder = test_set.folder / "truths"
-    return torch.stack([picture_tensor(folder / view_name(identity.identity, t.view)) for t in identity.targets])
 
 
 def _bars(comparison: Comparison, results: dict[str, Any], out: Path) -> list[dict[str, Any]]:

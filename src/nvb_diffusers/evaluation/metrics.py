@@ -38,6 +38,7 @@ METRICS = {
     "POSE": Metric("deg", "lower", 2),
     "asked POSE": Metric("deg", "lower", 2),
     "NIQE": Metric("", "lower", 2),
+    "rank correlation": Metric("", "higher", 3),
 }
 
 

@@ -122,7 +122,11 @@ def _other_sections(results: dict[str, Any]) -> list[Section]:
         )
         head = ["degradation", "deviation", "rank correlation with the error"]
         lines = [
-            [preset, format_entry("deviation", entry["deviation"]), format_entry("SSIM", entry["rank_correlation"])]
+            [
+                preset,
+                format_entry("deviation", entry["deviation"]),
+                format_entry("rank correlation", entry["rank_correlation"]),
+            ]
             for preset, entry in results["invented"].items()
         ]
         sections.append(("What is invented", note, head, lines))

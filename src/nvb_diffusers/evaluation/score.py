@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from nvb_diffusers.camera import orbit_cameras
@@ -45,7 +44,7 @@ from nvb_diffusers.evaluation.metrics import (
 from nvb_diffusers.evaluation.networks import Networks, Observer
 from nvb_diffusers.evaluation.protocol import TestIdentity, TestSet, file_hash, view_name
 from nvb_diffusers.training.format import load_image, read_json, write_bytes
-from nvb_diffusers.training.pictures import psnr, resized
+from nvb_diffusers.training.pictures import psnr, resized, to_pixel_values
 
 NIQE = "NIQE (fitted on truths)"
 TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
@@ -190,7 +189,7 @@ def _references(test_set: TestSet, networks: Networks, progress: bool) -> Refere
         for view, camera in _cameras_by_view(identity).items():
             names.append(view_name(identity.identity, view))
             cameras.append(camera)
-    pictures = [_to_tensor(load_image(test_set.folder / "truths" / name)) for name in names]
+    pictures = to_pixel_values([load_image(test_set.folder / "truths" / name) for name in names])
     observed, meshes = {}, {}
     for column, observe in (networks.identities | networks.meshes).items():
         seen = _observe_all(test_set, column, observe, names, pictures, progress)
@@ -200,7 +199,7 @@ def _references(test_set: TestSet, networks: Networks, progress: bool) -> Refere
             known = [camera for name, camera in zip(names, cameras, strict=True) if name in points]
             if points:
                 meshes[column] = fit_mesh(list(points.values()), torch.stack(known))
-    return References(fit_niqe(torch.stack(pictures)), observed, meshes)
+    return References(fit_niqe(pictures), observed, meshes)
 
 
 def _observe_all(
@@ -359,7 +358,7 @@ def _cameras_by_view(identity: TestIdentity) -> dict[int, torch.Tensor]:
 
 def _load(paths: Iterable[Path], resolution: int) -> torch.Tensor:
     """Pictures (N, 3, S, S) in [-1, 1], at the set's resolution."""
-    return torch.stack([_to_tensor(Image.fromarray(resized(load_image(path), resolution))) for path in paths])
+    return to_pixel_values([resized(load_image(path), resolution) for path in paths])
 
 
 def _check_size(path: Path, resolution: int) -> None:
@@ -369,7 +368,3 @@ def _check_size(path: Path, resolution: int) -> None:
         raise ValueError(f"prediction {path} is {width}x{height}, expected a square of {resolution}")
     if width != resolution:
         print(f"{path} is {width} px, resized to {resolution}", file=sys.stderr)
-
-
-def _to_tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from nvb_diffusers.camera import mirror_camera
 from nvb_diffusers.training.degradation import apply, draw_degradation
 from nvb_diffusers.training.format import read_records
-from nvb_diffusers.training.pictures import resized
+from nvb_diffusers.training.pictures import resized, to_pixel_values
 from nvb_diffusers.training.sampling import HELD_OUT_KEY, VIEWS, KeySampler, ShardSampler, sample_generator
 from nvb_diffusers.training.streaming import RECORD_FEATURES, ShardedRecords
 
@@ -102,14 +102,14 @@ class SampleTransform:
             clean.append(picture[:, ::-1] if flipped else picture)
             cameras.append(mirror_camera(camera) if flipped and camera is not None else camera)
         sample = {
-            "pixel_values": _to_pixel_values(clean),
+            "pixel_values": to_pixel_values(clean),
             "flipped": torch.tensor(flipped),
             "key": torch.tensor(key),
         }
         if self.presets:
             degradation = draw_degradation(generator, str(generator.choice(list(self.presets))))
             degraded = [apply(np.ascontiguousarray(picture), degradation) for picture in clean]
-            sample["degraded_pixel_values"] = _to_pixel_values(degraded)
+            sample["degraded_pixel_values"] = to_pixel_values(degraded)
         if all(camera is not None for camera in cameras):
             sample["camera_params"] = torch.stack([camera for camera in cameras if camera is not None])
         return sample
@@ -273,11 +273,6 @@ def _views_by_identity(records: datasets.Dataset | ShardedRecords) -> list[Seque
     for index, identity in enumerate(records["identity"]):
         by_identity.setdefault(identity, []).append(index)
     return list(by_identity.values())
-
-
-def _to_pixel_values(pictures: Sequence[np.ndarray]) -> torch.Tensor:
-    """(V, 3, S, S) in [-1, 1] of uint8 pictures (S, S, 3)."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def _cached(latents: np.ndarray, indices: Sequence[int], sample: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""Pictures at the size of training, and validation pictures: tensors to images, and their PSNR."""
+"""Pictures at the size of training, as tensors and back, and their PSNR."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +13,12 @@ def resized(image: Image.Image, resolution: int, box: tuple[float, float, float,
     if (width, height) == (resolution, resolution) and box in (None, (0, 0, width, height)):
         return np.asarray(image)
     return np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
+
+
+def to_pixel_values(pictures: Sequence[np.ndarray | Image.Image]) -> torch.Tensor:
+    """(N, 3, S, S) in [-1, 1] of uint8 pictures (S, S, 3)."""
+    pixels = np.stack([np.asarray(picture) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def to_images(pixel_values: torch.Tensor) -> list[Image.Image]:

@@ -25,7 +25,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -159,8 +158,8 @@ def make_loss(step: str, models: Models, scheduler: DDPMScheduler) -> Callable[[
     options = script_options(step)
     if step == "novel_view":
         (model,) = models.trained()
-        pipeline = SimpleNamespace(image_encoder=models.image_encoder, unet=models.unet)
-        return lambda batch: train_novel_view.compute_loss(model, pipeline, scheduler, batch, options)[0]
+        networks = (models.image_encoder, models.unet, model)
+        return lambda batch: train_novel_view.compute_loss(*networks, scheduler, batch, options)[0]
     null_features = models.image_encoder.null_features(1)
     parts = (models.image_encoder, models.unet, models.latent_head, scheduler)
     return lambda batch: train_restoration.compute_loss(*parts, batch, null_features, options)[0]

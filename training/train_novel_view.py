@@ -3,9 +3,11 @@
     accelerate launch training/train_novel_view.py --pretrained_model_name_or_path step1/pipeline \
         --data_dir DATA --resolution 512 --output_dir step2
 
-The image encoder, the UNet and the autoencoder stay frozen. Defaults are the paper's: the source and 7 target views a
-sample, 300k iterations, learning rate 1e-4, batch 2, lambda 2, lambda_1 10, lambda_2 0.05. To resume, run the same
-command again with `--resume_from_checkpoint latest`.
+The image encoder, the UNet and the autoencoder stay frozen; with `--train_backbone` (ours) step 1 goes on beside step
+2, and the UNet also learns to paint from the view transformer's features. Defaults are the paper's: the source and 7
+target views a sample, 300k iterations, learning rate 1e-4, batch 2, lambda 2, lambda_1 10, lambda_2 0.05. A pipeline
+that has a view transformer goes on with it. To resume, run the same command again with
+`--resume_from_checkpoint latest`.
 """
 
 import argparse
@@ -57,7 +59,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # Models
     parser.add_argument("--pretrained_model_name_or_path", required=True, help="the pipeline that step 1 made")
-    parser.add_argument("--view_transformer_config", help="a JSON file with ViewTransformer3D's arguments")
+    parser.add_argument(
+        "--view_transformer_config", help="a JSON file with ViewTransformer3D's arguments, for a new one"
+    )
+    parser.add_argument(
+        "--train_backbone",
+        action="store_true",
+        help="image encoder and UNet learn on, from restoring the views that the diffusion loss sees (ours)",
+    )
     parser.add_argument("--gradient_checkpointing", action="store_true")
     # Losses
     parser.add_argument("--feature_loss_weight", type=float, default=10.0, help="lambda_1; 0 for the ablation")
@@ -137,19 +146,19 @@ class NovelViewModel(torch.nn.Module):
 
 
 def compute_loss(
+    image_encoder: torch.nn.Module,
+    unet: torch.nn.Module,
     model: torch.nn.Module,
-    pipeline: NVBFacePipeline,
     scheduler: DDPMScheduler,
     batch: dict[str, torch.Tensor],
     args: argparse.Namespace,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     degraded, cameras, keys = batch["degraded_pixel_values"], batch["camera_params"], batch["key"]
-    latents = batch["latents"]  # (B, V, C, h, w); view 0 is the source
-    num_samples, num_views = latents.shape[:2]
+    num_samples, num_views = degraded.shape[:2]  # view 0 is the source
     timesteps = draw_timesteps(keys, scheduler.config.num_train_timesteps, args.seed)  # (B,): one for all views
 
     with torch.no_grad():
-        encoded = pipeline.image_encoder(degraded.flatten(0, 1), timesteps.repeat_interleave(num_views)).sample
+        encoded = image_encoder(degraded.flatten(0, 1), timesteps.repeat_interleave(num_views)).sample
     target_features = encoded.unflatten(0, (num_samples, num_views))  # (B, V, C, 8, 8)
     given = draw_dropped(keys, GIVEN_CAMERAS[args.camera_conditioning], args.seed)  # (B,)
     constant = args.camera_conditioning == "constant"
@@ -157,21 +166,27 @@ def compute_loss(
     features, predicted_cameras = model(target_features[:, 0], timesteps, cameras, given_cameras, given)
 
     shown = args.num_diffusion_views or num_views  # N of the V views, the last ones: their order is random
-    latents = latents[:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
+    latents = batch["latents"][:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
     timesteps = timesteps.repeat_interleave(shown)
     noise = draw_noise(keys, (shown, *latents.shape[1:]), args.seed).flatten(0, 1)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    encoder_hidden_states = features[:, -shown:].flatten(0, 1).flatten(2).mT  # (B*N, L, C)
-    model_pred = pipeline.unet(noisy_latents, timesteps, encoder_hidden_states).sample
     target = diffusion_target(scheduler, latents, noise, timesteps)
+    painted = [features[:, -shown:].flatten(0, 1)]  # of (B*N, C, 8, 8)
+    if args.train_backbone:  # the same views from their own degraded pictures, as in step 1
+        painted.append(image_encoder(degraded[:, -shown:].flatten(0, 1), timesteps).sample)
+    encoder_hidden_states = torch.cat(painted).flatten(2).mT  # (B*N, L, C), or twice as many
+    repeats = len(painted)
+    sample = unet(noisy_latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), encoder_hidden_states).sample
+    losses = [diffusion_loss(part, target, timesteps, scheduler, args.snr_gamma) for part in sample.chunk(repeats)]
 
     parts = {
-        "diffusion_loss": diffusion_loss(model_pred, target, timesteps, scheduler, args.snr_gamma),  # Eq. 2
+        "diffusion_loss": losses[0],  # Eq. 2
+        **{"restoration_loss": loss for loss in losses[1:]},
         "feature_loss": feature_loss(features, target_features, args.cosine_weight),  # Eq. 7
         "camera_loss": camera_loss(predicted_cameras, cameras[:, 0]),  # Eq. 8
     }
     weighted = args.feature_loss_weight * parts["feature_loss"] + args.camera_loss_weight * parts["camera_loss"]
-    return parts["diffusion_loss"] + weighted, parts  # Eq. 9
+    return sum(losses) + weighted, parts  # Eq. 9
 
 
 @torch.no_grad()
@@ -193,10 +208,8 @@ def validate(
     """Losses, camera error and PSNR over held-out samples, and a grid: input and views above, the true views below."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, V, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    model = NovelViewModel(pipeline.view_transformer)
-    parts = [
-        compute_loss(model, pipeline, scheduler, part, args) for part in split_batch(held_out, args.train_batch_size)
-    ]
+    networks = (pipeline.image_encoder, pipeline.unet, NovelViewModel(pipeline.view_transformer))
+    parts = [compute_loss(*networks, scheduler, part, args) for part in split_batch(held_out, args.train_batch_size)]
     values = {f"validation_{name}": sum(part[name].item() for _, part in parts) / len(parts) for name in parts[0][1]}
     noise = draw_noise(held_out["key"], held_out["latents"].shape[2:], args.seed)[:, None]  # (N, 1, C, h, w)
     views, source_cameras = [], []
@@ -247,19 +260,24 @@ def train(args: argparse.Namespace) -> None:
     # 2. Models
     pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    width = pipeline.unet.config.cross_attention_dim
-    view_transformer = new_model(ViewTransformer3D, args.view_transformer_config, in_channels=width)
-    pipeline = NVBFacePipeline(**{**pipeline.components, "view_transformer": view_transformer})
+    image_encoder, unet, view_transformer = pipeline.image_encoder, pipeline.unet, pipeline.view_transformer
+    is_new = view_transformer is None or args.view_transformer_config is not None
+    if is_new:
+        width = unet.config.cross_attention_dim
+        view_transformer = new_model(ViewTransformer3D, args.view_transformer_config, in_channels=width)
+        pipeline = NVBFacePipeline(**{**pipeline.components, "view_transformer": view_transformer})
     pipeline.set_progress_bar_config(disable=True)
 
-    # 3. What trains: the view transformer, with its camera predictor and aggregator, alone
-    for frozen in (pipeline.image_encoder, pipeline.unet, pipeline.vae):
-        frozen.requires_grad_(False).to(accelerator.device, memory_format=torch.channels_last)
-    view_transformer.train()
+    # 3. What trains: the view transformer, with its camera predictor and aggregator, alone or with the backbone
+    for part in (image_encoder, unet, pipeline.vae):
+        part.requires_grad_(False).to(accelerator.device, memory_format=torch.channels_last)
+    trained = [NovelViewModel(view_transformer)] + ([image_encoder, unet] if args.train_backbone else [])
+    for part in trained:
+        part.train().requires_grad_(True)
     if args.gradient_checkpointing:
-        view_transformer.enable_gradient_checkpointing()
-        pipeline.unet.enable_gradient_checkpointing()
-    trainable = list(view_transformer.parameters())
+        for checkpointed in (view_transformer, unet):
+            checkpointed.enable_gradient_checkpointing()
+    trainable = [parameter for part in trained for parameter in part.parameters()]
     ema = EMAModel(trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
 
     # 4. Optimizer
@@ -276,7 +294,7 @@ def train(args: argparse.Namespace) -> None:
     dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views, args.streaming)
     if args.num_diffusion_views is not None and not 1 <= args.num_diffusion_views <= dataset.num_views:
         raise ValueError(f"--num_diffusion_views {args.num_diffusion_views}: a sample has {dataset.num_views} views")
-    if view_transformer.config.centre_features:
+    if is_new and view_transformer.config.centre_features:
         centre(pipeline, held_out_batch(dataset, CENTRING_SAMPLES), args)
     if args.latents_cache:
         if args.streaming:
@@ -292,9 +310,11 @@ def train(args: argparse.Namespace) -> None:
         num_workers=args.dataloader_num_workers,
         drop_last=True,
     )
-    model, optimizer, dataloader, lr_scheduler = accelerator.prepare(
-        NovelViewModel(view_transformer), optimizer, dataloader, lr_scheduler
+    model, *backbone, optimizer, dataloader, lr_scheduler = accelerator.prepare(
+        *trained, optimizer, dataloader, lr_scheduler
     )
+    image_encoder, unet = backbone or (image_encoder, unet)
+    shown = args.num_diffusion_views or dataset.num_views
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     save_only_trainable(accelerator)
@@ -321,11 +341,13 @@ def train(args: argparse.Namespace) -> None:
                 break
             step_parts = []
             for _ in range(args.gradient_accumulation_steps):
+                batch = next(batches)
+                batch["pixel_values"] = batch["pixel_values"][:, -shown:]  # no others' latents are needed
                 with accelerator.autocast():
-                    batch = with_latents(next(batches), pipeline.vae)
-                with accelerator.accumulate(model):
+                    batch = with_latents(batch, pipeline.vae)
+                with accelerator.accumulate(model, *backbone):
                     with accelerator.autocast():
-                        loss, parts = compute_loss(model, pipeline, scheduler, batch, args)
+                        loss, parts = compute_loss(image_encoder, unet, model, scheduler, batch, args)
                     step_parts.append({"loss": loss, **parts})
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:

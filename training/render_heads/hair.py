@@ -327,7 +327,7 @@ def grow_brows(head: Any, female: float, age: float, rng: np.random.Generator) -
     rise = 1.1 * (1 - along) ** 2 - 0.35 * along - 0.5 * np.clip(above[chosen, None] / width, -1, 1)  # rims lean in
     direction = side * LEFT * (0.3 + along) + rise * UP + 0.12 * rng.normal(size=(len(chosen), 3))
     points = _short_strands(roots, direction, rng.uniform(0.04, 0.08, len(chosen)), 0.2, 3, 0.1)
-    return Strands(points, 0.9, "brow")
+    return Strands(points, 1.1, "brow")
 
 
 def grow_beard(head: Any, style: HairStyle, rng: np.random.Generator) -> list[Strands]:
@@ -348,7 +348,7 @@ def grow_beard(head: Any, style: HairStyle, rng: np.random.Generator) -> list[St
     points = _short_strands(roots, direction, length, 0.3, segments, 0.45)
     rough = np.linspace(0, 0.07, segments + 1)[:, None] * style.beard_length
     points += rough * np.cumsum(rng.normal(size=points.shape), 1)
-    return [Strands(points.astype(np.float32), 0.8 if style.beard == "stubble" else 1.4, "beard")]
+    return [Strands(points.astype(np.float32), 0.5 if style.beard == "stubble" else 0.85, "beard")]
 
 
 def grow_lashes(head: Any, female: float, rng: np.random.Generator) -> list[Strands]:
@@ -363,7 +363,7 @@ def grow_lashes(head: Any, female: float, rng: np.random.Generator) -> list[Stra
         reach = (finish - start) * rng.uniform(0.6, 1.0, (count, 1)) * (0.6 + 0.4 * female) * (1.0 if upper else 0.5)
         t = np.linspace(0, 1, 4)[:, None]
         points = start[:, None] + reach[:, None] * t + UP * (0.02 if upper else -0.006) * (t**2 - 0.5 * t)
-        strands.append(Strands(points.astype(np.float32), 0.8 if upper else 0.5, "lash"))
+        strands.append(Strands(points.astype(np.float32), 0.5 if upper else 0.3, "lash"))
     return strands
 
 

@@ -43,7 +43,7 @@ class HairStyle:
     ropes: str = ""  # "locs", "braids" or "cornrows"
     # texture
     segments: int = 6
-    width: float = 2.4  # px at 512 px
+    width: float = 1.44  # px at 512 px
     locks: int = 300  # guide strands
     clump: float = 0.4  # how far the strands of a lock run together at their ends
     messy: float = 0.1
@@ -57,16 +57,16 @@ class HairStyle:
     stubble: float = 0.0  # how dark shaved skin is
 
 
-SHORT = {"nape": 0.28, "sides": (0.3, 0.6), "strands": 3400, "width": 2.0}
+SHORT = {"nape": 0.28, "sides": (0.3, 0.6), "strands": 3400, "width": 1.2}
 LONG = {
     "sideways": 0.7, "lift": 0.13, "stiffness": 0.7, "gravity": 0.5, "curtain": True,
     "part": [-0.38, -0.22, 0.0, 0.22, 0.38], "volume": (0.05, 0.14), "messy": 0.06, "jitter": 0.45, "segments": 10,
-    "strands": 3200, "locks": 320, "width": 2.2, "spread": 0.05,
+    "strands": 3200, "locks": 320, "width": 1.32, "spread": 0.05,
 }  # fmt: skip
 COILS = {"curl": (0.025, 0.04), "pitch": (45, 65), "frizz": 0.028, "gravity": 0.0, "lift": 0.9, "stiffness": 1.5,
-         "segments": 8, "strands": 3200, "width": 2.2, "messy": 0.22, "jitter": 0.15, "clump": 0.2,
+         "segments": 8, "strands": 3200, "width": 1.32, "messy": 0.22, "jitter": 0.15, "clump": 0.2,
          "cap": 0.95}  # fmt: skip
-ROPES = {"strands": 0, "cap": 0.8, "segments": 12, "width": 2.6, "messy": 0.12, "jitter": 0.25, "lift": 0.3,
+ROPES = {"strands": 0, "cap": 0.8, "segments": 12, "width": 1.56, "messy": 0.12, "jitter": 0.25, "lift": 0.3,
          "volume": (0.05, 0.12)}  # fmt: skip
 
 # kind: (weight for men, for women, how much likelier with tightly curled hair, what differs from HairStyle's defaults)
@@ -139,11 +139,11 @@ STYLES: dict[str, tuple[float, float, float, dict[str, Any]]] = {
     }),
     "wavy": (0.02, 0.11, 0.6, {
         **LONG, "length": (1.5, 3.0), "curl": (0.05, 0.1), "pitch": (4, 8), "clump": (0.5, 0.75),
-        "segments": 14, "strands": 2400, "width": 2.6,
+        "segments": 14, "strands": 2400, "width": 1.56,
     }),
     "long curly": (0.01, 0.07, 2.0, {
         **LONG, "length": (1.4, 2.6), "curl": (0.06, 0.1), "pitch": (9, 15), "frizz": 0.01,
-        "volume": (0.12, 0.28), "clump": 0.75, "segments": 18, "strands": 2000, "locks": 300, "width": 2.6,
+        "volume": (0.12, 0.28), "clump": 0.75, "segments": 18, "strands": 2000, "locks": 300, "width": 1.56,
     }),
     "bun": (0.006, 0.08, 0.8, {
         "gather": "bun", "strands": 2400, "volume": (0.03, 0.06), "cap": 1.0, "locks": 200, "clump": 0.3,
@@ -224,7 +224,7 @@ def _beard(rng: np.random.Generator, female: float, age: float) -> dict[str, Any
         return {}
     old = _ramp(0.7, 0.95, age)
     kind = _pick(rng, {name: young * (1 - old) + late * old for name, (young, late, _) in BEARDS.items()})
-    shade = {"none": (0.0, 0.35), "stubble": (0.45, 0.8)}.get(kind, (0.35, 0.6))
+    shade = {"none": (0.0, 0.35), "stubble": (0.45, 0.8)}.get(kind, (0.55, 0.85))
     return {"beard": kind, "beard_length": _draw(rng, BEARDS[kind][2]), "stubble": _draw(rng, shade)}
 
 

@@ -56,11 +56,11 @@ def draw_environment(rng: np.random.Generator, melanin: float) -> Environment:
     keys, strong = _draw_keys(rng, style)
 
     ambient = (weak * np.maximum(around @ FORWARD, 0)[:, None]).sum(axis=0).mean()
-    weak = weak * rng.uniform(0.30, 0.52) / ambient
+    weak = weak * rng.uniform(0.20, 0.42) / ambient
     tint = weak.mean(axis=0) / weak.mean()
     weak = weak / tint**0.55  # cameras balance white in part
     key = (strong * np.maximum(keys @ FORWARD, 0)[:, None]).sum(axis=0).mean()
-    strong = strong * min(1.5, rng.uniform(0.40, 0.90) / max(key, 0.3))
+    strong = strong * min(1.5, rng.uniform(0.45, 0.95) / max(key, 0.3))
     exposure = 1 + 0.55 * melanin
     sky = weak * AROUND / 4 * exposure
     return Environment(

@@ -20,8 +20,9 @@ from template import Template
 DEPTH_SCALE = 10_000  # steps of the depth picture in a world unit
 NEAR, FAR = 3.5, 4.5  # dm of the world before and behind the origin that is drawn
 LIGHTS = KEYS + AROUND
-FULL_HAIR = 512  # finer pixels from which every strand is drawn
+FINE = 512  # finer pixels from which short strands keep all their points
 SHADOW_STRANDS = 400  # that a light's map is drawn with
+TAPER = {"hair": 0.7, "brow": 0.3, "beard": 0.8, "lash": 0.6}  # share of its width that a strand loses to its end
 HIDDEN = 0.15  # dm below the neckline, from which no skin shows
 TOOTH = (0.78, 0.72, 0.62)
 
@@ -139,7 +140,7 @@ class Renderer:
         self.buffers["position"].write(vertices)
         self.buffers["normal"].write(normals)
         strands = [
-            (strand, (strand.points - head.centre).astype("f4")) for strand in map(self._thin_out, scene.strands)
+            (strand, (strand.points - head.centre).astype("f4")) for strand in map(self._fewer_points, scene.strands)
         ]
         worn = [(mesh, (mesh.vertices - head.centre).astype("f4")) for mesh in scene.meshes]
         chosen = [strand_points(strand, points) for strand, points in strands]
@@ -165,15 +166,13 @@ class Renderer:
         self.backdrop.repeat_x = self.backdrop.repeat_y = False
         self._set_uniforms(scene)
 
-    def _thin_out(self, strands: Strands) -> Strands:
-        """Fewer, wider strands, and fewer points of short ones, where the pictures are small."""
-        if self.finer_size >= FULL_HAIR:
+    def _fewer_points(self, strands: Strands) -> Strands:
+        """Short strands with fewer points where the pictures are small."""
+        points = strands.points
+        if self.finer_size >= FINE or strands.kind == "hair" or points.shape[1] <= 3:
             return strands
-        every, widening = (1, 1.2) if strands.kind == "brow" else (2, 1.5)  # a brow has too few strands to lose half
-        points = strands.points[::every]
-        if strands.kind != "hair" and points.shape[1] > 3:
-            points = points[:, np.linspace(0, points.shape[1] - 1, 3).round().astype(int)]
-        return replace(strands, points=np.ascontiguousarray(points), width_px=widening * strands.width_px)
+        chosen = np.linspace(0, points.shape[1] - 1, 3).round().astype(int)
+        return replace(strands, points=np.ascontiguousarray(points[:, chosen]))
 
     def _hold(self, thing: Any) -> Any:
         self.held.append(thing)
@@ -251,7 +250,7 @@ class Renderer:
         values = {"position": points, "tangent": chosen.tangents, "irradiance": lit[..., :3], "look": look}
         buffers = {name: self._buffer(value) for name, value in values.items()}
         array = self._hold(self._bind(self.strand, buffers, _segments(count, steps)))
-        return array, strand.width_px * self.finer_size / 512, root, tip
+        return array, strand.width_px * self.finer_size / 512, TAPER[strand.kind], root, tip
 
     def _load_worn(self, scene: Scene, mesh: Any, points: np.ndarray, seen: np.ndarray) -> Any:
         """One thing worn: its triangles and the mesh it comes from."""
@@ -330,9 +329,9 @@ class Renderer:
         return Picture(rgba[..., :3], rgba[..., 3], depth)
 
     def _draw_strands(self) -> None:
-        for array, width, root, tip in self.strands:
-            self.context.line_width = width
-            _set(self.strand, root_colour=root, tip_colour=tip)
+        for array, width, taper, root, tip in self.strands:
+            self.context.line_width = max(width, 1.0)
+            _set(self.strand, root_colour=root, tip_colour=tip, cover=min(width, 1.0), taper=taper)
             array.render(moderngl.LINES)
 
     def _draw_skin(self, eye: np.ndarray) -> None:

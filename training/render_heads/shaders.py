@@ -150,18 +150,18 @@ void main() {
     vec2 spoke = vec2(x, y) * inversesqrt(x * x + y * y + 1e-6);
     vec4 grain = textureLod(noise, vec3(spoke * 0.4, angle * 0.15 + seed), 0.0);
     const float rim = 0.50, pupil = 0.19;
-    vec3 white = mix(vec3(0.74, 0.71, 0.68), vec3(0.62, 0.43, 0.38), smoothstep(0.70, 1.30, angle));
+    vec3 white = mix(vec3(0.86, 0.83, 0.80), vec3(0.62, 0.43, 0.38), smoothstep(0.70, 1.30, angle));
     white *= 0.92 + 0.16 * grain.z;
-    vec3 c = iris * (0.45 + 1.1 * grain.x);
+    vec3 c = iris * (0.8 + 1.6 * grain.x);
     c = mix(c, c * vec3(1.5, 1.25, 0.8), smoothstep(0.36, 0.20, angle) * 0.5);
     c *= mix(1.0, 0.28, smoothstep(0.40, 0.50, angle));
     c = mix(c, vec3(0.008), smoothstep(pupil + 0.03, pupil - 0.02, angle));
     c = mix(c, white, smoothstep(rim - 0.02, rim + 0.045, angle));
     float lid = smoothstep(-0.15, 0.45, out_ward.y);
-    c *= lit.rgb * (1.0 - 0.55 * lid);
+    c *= lit.rgb * (1.1 - 0.55 * lid);
     vec3 normal = normalize(mix(out_ward, gaze, 0.25 * smoothstep(0.7, 0.3, angle)));
-    c += min(highlights(normal, view, 1200.0, 0.035) * max(lit.a, 0.5), vec3(1.2));
-    c += surroundings(reflect(-view, normal).y) * (0.035 * (1.0 - lid));
+    c += min(highlights(normal, view, 400.0, 0.06) * max(lit.a, 0.5), vec3(1.2));
+    c += surroundings(reflect(-view, normal).y) * (0.05 * (1.0 - lid));
     result = vec4(display(c), 1.0);
 }
 """
@@ -240,10 +240,11 @@ STRAND_VERTEX = (
     """#version 330
 uniform mat4 projection;
 uniform vec3 eye, keys[2], key_radiance[2], root_colour, tip_colour;
-uniform float shine;
+uniform float shine, cover, taper;
 in vec3 position, tangent, irradiance;
 in vec4 look;
 out vec3 c;
+out vec2 thin;  // share of the line that the strand covers, and where its dither begins
 """
     + DISPLAY
     + """
@@ -258,14 +259,20 @@ void main() {
         sum += key_radiance[i] * (look.z * shine * (0.6 + 0.8 * look.x)) * (0.05 * sharp + 0.55 * broad * base);
     }
     c = display(sum);
+    thin = vec2(cover * (1.0 - taper * look.y * look.y), 60.0 * look.x);
     gl_Position = projection * vec4(position, 1.0);
 }
 """
 )
+# A strand is finer than a line can be: a share of the line's pixels, dithered, stands for its width.
 STRAND_FRAGMENT = """#version 330
 in vec3 c;
+in vec2 thin;
 layout(location = 0) out vec4 result;
-void main() { result = vec4(c, 1.0); }
+void main() {
+    if (fract(52.9829189 * fract(dot(gl_FragCoord.xy + thin.y, vec2(0.06711056, 0.00583715)))) > thin.x) discard;
+    result = vec4(c, 1.0);
+}
 """
 
 # A grid over the picture: fine enough to interpolate where each pixel looks to on the backdrop.

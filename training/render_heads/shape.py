@@ -34,6 +34,8 @@ SPREADS = [
     (r"ear", 0.22),
     (r"", 0.21),
 ]
+# what a drawn value lies around, where it is not 0: the basis has smaller eyes than people
+MEANS = [(r"eye-scale", 0.30), (r"eye-height", 0.25)]
 # (what the name holds, how much of its variance a shape shares with the others of its kind)
 FACTORS = [
     (r"scale-horiz|width", 0.45),
@@ -103,7 +105,8 @@ class _LocalShapes:
         if factor is not None:
             share = FACTORS[factor][1]
             value = math.sqrt(share) * self.factors[factor] + math.sqrt(1 - share) * value
-        return min(max(spread * value, -0.6), 0.6)
+        mean = next((mean for pattern, mean in MEANS if re.match(pattern, key)), 0.0)
+        return mean + min(max(spread * value, -0.6), 0.6)
 
 
 @cache

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 from hair import beard_cover, scalp_cover
 from hairstyles import HairColours, HairStyle
+from scipy.spatial import cKDTree
 from template import Template
 
 # sRGB from the fairest to the darkest skin, at even steps of melanin
@@ -92,6 +93,9 @@ def skin_colours(
     albedo = tint(albedo, places["fold"] * (0.35 + 0.5 * look.wrinkles), (0.84, 0.74, 0.72))
     albedo = tint(albedo, 0.5 * places["below lips"], (0.86, 0.78, 0.76))
     albedo = tint(albedo, 0.45 * ears, (1.05, 0.80, 0.76))
+    albedo = tint(albedo, places["nostrils"], (0.30, 0.20, 0.18))
+    albedo = tint(albedo, places["lid rims"], (0.34, 0.26, 0.25))
+    albedo = _mix(albedo, 0.6 * colours.brow + 0.01, 0.7 * places["brows"] * (0.8 + 0.2 * mottling))
     albedo = _mix(albedo, look.eye_shadow, look.make_up * places["lids"])
 
     if style.stubble:
@@ -120,8 +124,17 @@ def face_places(template: Template) -> dict[str, np.ndarray]:
         "fold": _line(rest, [(0.20, 6.93, 1.42), (0.30, 6.78, 1.40), (0.37, 6.60, 1.30)], 0.055),
         "below lips": _spot(rest, (0.0, 6.50, 1.50), 0.09),
         "lids": np.maximum(lid, 0.6 * _spot(rest, (0.31, 7.40, 1.32), 0.10)),
+        "nostrils": _spot(rest, (0.092, 6.868, 1.565), 0.04),
+        "lid rims": _ramp(0.075, 0.02, _distance_to_lashes(template)),
+        "brows": _line(rest, [(0.15, 7.49, 1.45), (0.35, 7.54, 1.38), (0.55, 7.49, 1.2)], 0.06),
         "wrinkles": np.maximum(forehead, 0.8 * _spot(rest, (0.58, 7.28, 1.12), 0.12)),
     }
+
+
+def _distance_to_lashes(template: Template) -> np.ndarray:
+    """(N,) dm from each vertex to the nearest root of an upper lash."""
+    roots = np.concatenate([at_lid for at_lid, _, upper in template.lashes if upper])
+    return cKDTree(template.rest[roots]).query(template.rest)[0]
 
 
 def _spot(rest: np.ndarray, place: tuple[float, float, float], radius: float) -> np.ndarray:

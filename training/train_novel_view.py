@@ -181,10 +181,11 @@ def compute_loss(
 
     parts = {
         "diffusion_loss": losses[0],  # Eq. 2
-        **{"restoration_loss": loss for loss in losses[1:]},
         "feature_loss": feature_loss(features, target_features, args.cosine_weight),  # Eq. 7
         "camera_loss": camera_loss(predicted_cameras, cameras[:, 0]),  # Eq. 8
     }
+    if args.train_backbone:
+        parts["restoration_loss"] = losses[1]
     weighted = args.feature_loss_weight * parts["feature_loss"] + args.camera_loss_weight * parts["camera_loss"]
     return sum(losses) + weighted, parts  # Eq. 9
 

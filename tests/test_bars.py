@@ -9,6 +9,7 @@ from small_data import write_small_set
 
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.evaluation.bars import bars_lines, encoder_embedding, identity_triplets, measure_bars, obedience
+from nvb_diffusers.evaluation.intervals import Interval
 from nvb_diffusers.evaluation.methods import InputAsView, write_predictions
 from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
 
@@ -64,15 +65,18 @@ def test_bars_of_a_comparison(tmp_path):
     rows = {
         "ours": {"mild": summary(20, 30, 5.0), "medium": summary(18, 28), "severe": summary(16, 26, 7.9)},
         "input": {"medium": summary(17.5, 26.6)},
-        "rival": {"medium": summary(17.75, 0)},
     }
-    bars = measure_bars(test_set, tmp_path / "views", rows, predictor)
+    leads = {"input": Interval(0.5, 0.1, 0.9), "rival": Interval(0.25, -0.1, 0.6)}
+    bars = measure_bars(test_set, tmp_path / "views", rows, leads, predictor)
     values = [(bar["value"], bar["met"]) for bar in bars]
-    assert values[:4] == [(0.5, True), (0.25, False), (5.0, False), (7.9, True)]  # a lead within the intervals is none
+    assert values[:4] == [(0.5, True), (0.25, False), (5.0, False), (7.9, True)]  # a lead that may be none is none
     assert bars[-1]["value"] == pytest.approx(1.4)
     assert not bars[-1]["met"]
     assert bars[4]["value"] == bars[5]["value"] > 0  # the predictor sees every picture from the front
     head, lines = bars_lines(bars)
     assert {len(line) for line in lines} == {len(head)}
-    assert [line[3] for line in lines[:2]] == ["met", "**missed**"]
+    assert [line[2:] for line in lines[:2]] == [
+        ["0.50 [0.10, 0.90] dB", "met"],
+        ["0.25 [-0.10, 0.60] dB", "**missed**"],
+    ]
     assert encoder_embedding(predictor, torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 12 * 64)

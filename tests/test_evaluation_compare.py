@@ -10,7 +10,7 @@ from PIL import Image
 from small_data import write_small_set
 
 from nvb_diffusers.camera import camera_from_angles
-from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, read_comparison, row_folder
+from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, paired_lead, read_comparison, row_folder
 from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, OneStage, TwoStage, write_predictions
 from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
 
@@ -167,6 +167,20 @@ def test_workers_give_what_one_process_gives(place, tmp_path):
         compare(comparison, place / "data", tmp_path / str(workers), None, workers=workers) for workers in (1, 2)
     )
     assert one == two
+
+
+def test_a_lead_is_paired_by_view(tmp_path):
+    """Assert the mean difference over the views that both have, and an interval as narrow as they are alike."""
+    psnr = {"one": (10.0, 20.0, 30.0), "other": (9.5, 19.5, 29.3), "far": (11.0, 15.0, 30.0)}
+    for name, values in psnr.items():
+        views = [("a", 0, values[0]), ("a", 1, values[1]), ("b", 0, values[2])] + [("c", 0, 50.0)] * (name == "one")
+        rows = [{"task": "novel_views", "identity": i, "view": v, "values": {"PSNR": value}} for i, v, value in views]
+        rows.append({"task": "restoration", "identity": "a", "view": 0, "values": {"PSNR": 1.0}})
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lead = paired_lead(tmp_path / "one", tmp_path / "other")
+    assert lead == pytest.approx(((0.5 + 0.5 + 0.7) / 3, 0.5, 0.7))
+    assert paired_lead(tmp_path / "one", tmp_path / "far") == pytest.approx((4 / 3, 0.0, 2.0))
 
 
 def test_errors_by_yaw_are_means_of_their_bins(place, tmp_path):

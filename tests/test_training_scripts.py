@@ -204,15 +204,15 @@ def test_step_2_leaves_encoder_unet_and_autoencoder_as_they_are(place, tmp_path)
     assert all(name.startswith("trainable_0") for name in weights(tmp_path))
 
 
-def test_train_backbone_trains_encoder_and_unet_too(place, tmp_path):
-    """Assert that all three move, each by its own loss, and that the run's pipeline can be gone on with."""
-    extra = ["--train_backbone", "--num_diffusion_views", 1, "--learning_rate", 1e-3, "--max_train_steps", 2]
+def test_train_unet_trains_the_unet_too(place, tmp_path):
+    """Assert that the UNet moves, the encoder does not, and that the run's pipeline can be gone on with."""
+    extra = ["--train_unet", "--num_diffusion_views", 1, "--learning_rate", 1e-3, "--max_train_steps", 2]
     assert run("novel_view", place, tmp_path / "run", *extra) == 0
     before, after = (NVBFacePipeline.from_pretrained(path) for path in (place.step1, tmp_path / "run/pipeline"))
-    for name in ("image_encoder", "unet"):
-        old, new = (dict(getattr(pipeline, name).named_parameters()) for pipeline in (before, after))
-        assert all(not torch.equal(old[key], new[key]) for key in old)
-    assert_equal(before.vae.state_dict(), after.vae.state_dict())
+    old, new = (dict(pipeline.unet.named_parameters()) for pipeline in (before, after))
+    assert all(not torch.equal(old[key], new[key]) for key in old)
+    for name in ("image_encoder", "vae"):
+        assert_equal(getattr(before, name).state_dict(), getattr(after, name).state_dict())
     assert curve(tmp_path / "run", "validation_restoration_loss")
     line = json.loads((tmp_path / "run/curve.jsonl").read_text().splitlines()[0])
     expected = line["diffusion_loss"] + line["restoration_loss"] + 10 * line["feature_loss"]
@@ -547,7 +547,7 @@ def test_two_processes_are_one_with_the_double_batch(place, tmp_path):
     """Assert equal losses and weights after two steps of both scripts, by two processes and by one."""
     extra = {
         "restoration": ["--encoder_config", place.folder / "null_encoder.json", "--conditioning_dropout", 0.3],
-        "novel_view": ["--camera_conditioning", "mixed", "--train_backbone"],
+        "novel_view": ["--camera_conditioning", "mixed", "--train_unet"],
     }
     words = {}
     for script in STEPS:

@@ -158,7 +158,7 @@ def make_loss(step: str, models: Models, scheduler: DDPMScheduler) -> Callable[[
     options = script_options(step)
     if step == "novel_view":
         (model,) = models.trained()
-        networks = (models.image_encoder, models.unet, model)
+        networks = (model, models.unet, models.image_encoder)
         return lambda batch: train_novel_view.compute_loss(*networks, scheduler, batch, options)[0]
     null_features = models.image_encoder.null_features(1)
     parts = (models.image_encoder, models.unet, models.latent_head, scheduler)

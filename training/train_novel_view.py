@@ -3,8 +3,8 @@
     accelerate launch training/train_novel_view.py --pretrained_model_name_or_path step1/pipeline \
         --data_dir DATA --resolution 512 --output_dir step2
 
-The image encoder, the UNet and the autoencoder stay frozen; with `--train_backbone` (ours) step 1 goes on beside step
-2, and the UNet also learns to paint from the view transformer's features. Defaults are the paper's: the source and 7
+The image encoder, the UNet and the autoencoder stay frozen; with `--train_unet` (ours) the UNet learns to paint from
+the view transformer's features, too, and goes on with restoring beside it. Defaults are the paper's: the source and 7
 target views a sample, 300k iterations, learning rate 1e-4, batch 2, lambda 2, lambda_1 10, lambda_2 0.05. A pipeline
 that has a view transformer goes on with it. To resume, run the same command again with
 `--resume_from_checkpoint latest`.
@@ -28,7 +28,7 @@ from diffusers.utils import make_image_grid
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from nvb_diffusers import NVBFacePipeline, ViewTransformer3D
+from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles
 from nvb_diffusers.hub import publish
 from nvb_diffusers.training.backbone import new_model
@@ -63,9 +63,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--view_transformer_config", help="a JSON file with ViewTransformer3D's arguments, for a new one"
     )
     parser.add_argument(
-        "--train_backbone",
+        "--train_unet",
         action="store_true",
-        help="image encoder and UNet learn on, from restoring the views that the diffusion loss sees (ours)",
+        help="the UNet learns on, from the view transformer's features and from the encoder's (ours)",
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
     # Losses
@@ -146,9 +146,9 @@ class NovelViewModel(torch.nn.Module):
 
 
 def compute_loss(
-    image_encoder: torch.nn.Module,
-    unet: torch.nn.Module,
     model: torch.nn.Module,
+    unet: torch.nn.Module,
+    image_encoder: TimeAwareImageEncoder,
     scheduler: DDPMScheduler,
     batch: dict[str, torch.Tensor],
     args: argparse.Namespace,
@@ -172,8 +172,8 @@ def compute_loss(
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
     target = diffusion_target(scheduler, latents, noise, timesteps)
     painted = [features[:, -shown:].flatten(0, 1)]  # of (B*N, C, 8, 8)
-    if args.train_backbone:  # the same views from their own degraded pictures, as in step 1
-        painted.append(image_encoder(degraded[:, -shown:].flatten(0, 1), timesteps).sample)
+    if args.train_unet:  # the same views from their own degraded pictures, as in step 1
+        painted.append(target_features[:, -shown:].flatten(0, 1))
     encoder_hidden_states = torch.cat(painted).flatten(2).mT  # (B*N, L, C), or twice as many
     repeats = len(painted)
     sample = unet(noisy_latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), encoder_hidden_states).sample
@@ -184,7 +184,7 @@ def compute_loss(
         "feature_loss": feature_loss(features, target_features, args.cosine_weight),  # Eq. 7
         "camera_loss": camera_loss(predicted_cameras, cameras[:, 0]),  # Eq. 8
     }
-    if args.train_backbone:
+    if args.train_unet:
         parts["restoration_loss"] = losses[1]
     weighted = args.feature_loss_weight * parts["feature_loss"] + args.camera_loss_weight * parts["camera_loss"]
     return sum(losses) + weighted, parts  # Eq. 9
@@ -209,7 +209,7 @@ def validate(
     """Losses, camera error and PSNR over held-out samples, and a grid: input and views above, the true views below."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, V, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    networks = (pipeline.image_encoder, pipeline.unet, NovelViewModel(pipeline.view_transformer))
+    networks = (NovelViewModel(pipeline.view_transformer), pipeline.unet, pipeline.image_encoder)
     parts = [compute_loss(*networks, scheduler, part, args) for part in split_batch(held_out, args.train_batch_size)]
     values = {f"validation_{name}": sum(part[name].item() for _, part in parts) / len(parts) for name in parts[0][1]}
     noise = draw_noise(held_out["key"], held_out["latents"].shape[2:], args.seed)[:, None]  # (N, 1, C, h, w)
@@ -269,10 +269,10 @@ def train(args: argparse.Namespace) -> None:
         pipeline = NVBFacePipeline(**{**pipeline.components, "view_transformer": view_transformer})
     pipeline.set_progress_bar_config(disable=True)
 
-    # 3. What trains: the view transformer, with its camera predictor and aggregator, alone or with the backbone
+    # 3. What trains: the view transformer, with its camera predictor and aggregator, alone or with the UNet
     for part in (image_encoder, unet, pipeline.vae):
         part.requires_grad_(False).to(accelerator.device, memory_format=torch.channels_last)
-    trained = [NovelViewModel(view_transformer)] + ([image_encoder, unet] if args.train_backbone else [])
+    trained = [NovelViewModel(view_transformer)] + ([unet] if args.train_unet else [])
     for part in trained:
         part.train().requires_grad_(True)
     if args.gradient_checkpointing:
@@ -311,10 +311,8 @@ def train(args: argparse.Namespace) -> None:
         num_workers=args.dataloader_num_workers,
         drop_last=True,
     )
-    model, *backbone, optimizer, dataloader, lr_scheduler = accelerator.prepare(
-        *trained, optimizer, dataloader, lr_scheduler
-    )
-    image_encoder, unet = backbone or (image_encoder, unet)
+    *prepared, optimizer, dataloader, lr_scheduler = accelerator.prepare(*trained, optimizer, dataloader, lr_scheduler)
+    model, unet = prepared if args.train_unet else (*prepared, unet)
     shown = args.num_diffusion_views or dataset.num_views
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
@@ -346,9 +344,9 @@ def train(args: argparse.Namespace) -> None:
                 batch["pixel_values"] = batch["pixel_values"][:, -shown:]  # no others' latents are needed
                 with accelerator.autocast():
                     batch = with_latents(batch, pipeline.vae)
-                with accelerator.accumulate(model, *backbone):
+                with accelerator.accumulate(*prepared):
                     with accelerator.autocast():
-                        loss, parts = compute_loss(image_encoder, unet, model, scheduler, batch, args)
+                        loss, parts = compute_loss(model, unet, image_encoder, scheduler, batch, args)
                     step_parts.append({"loss": loss, **parts})
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
+from nvb_diffusers.evaluation.intervals import Interval
 from nvb_diffusers.evaluation.networks import OwnPredictor
 from nvb_diffusers.evaluation.protocol import TestIdentity, TestSet, view_name
 from nvb_diffusers.training.format import load_image
@@ -28,10 +29,16 @@ class Bar:
     unit: str
     bar: str
     met: bool
+    low: float | None = None
+    high: float | None = None
 
 
 def measure_bars(
-    test_set: TestSet, predictions: Path, rows: dict[str, dict[str, dict[str, Any]]], predictor: OwnPredictor
+    test_set: TestSet,
+    predictions: Path,
+    rows: dict[str, dict[str, dict[str, Any]]],
+    leads: dict[str, Interval],
+    predictor: OwnPredictor,
 ) -> list[dict[str, Any]]:
     """Every bar that the rows of a comparison allow to be measured.
 
@@ -39,16 +46,15 @@ def measure_bars(
         test_set: on the main degradation.
         predictions: of the first row on it.
         rows: summaries by the name of the row and the preset; the first row is the pipeline in question.
+        leads: by the name of a row, how far the first row's PSNR is above it, paired by view.
         predictor: sees the cameras of pictures.
     """
     preset = test_set.settings["preset"]
     ours, *_ = rows.values()
     bars = []
-    psnr = ours[preset]["novel_views"]["PSNR"]
-    for other, summaries in list(rows.items())[1:]:
-        rival = summaries[preset]["novel_views"]["PSNR"]
-        lead, clear = psnr["mean"] - rival["mean"], psnr["low"] > rival["high"]
-        bars.append(Bar(f"PSNR of the views above `{other}`", lead, "dB", "clearly: intervals apart", clear))
+    for other, (lead, low, high) in leads.items():
+        measure = f"PSNR of the views above `{other}`, paired"
+        bars.append(Bar(measure, lead, "dB", "clearly: interval above 0", low > 0, low, high))
     for degradation, limit in CAMERA_BARS_DEG.items():
         if degradation in ours:
             angle = ours[degradation]["source_camera"]["median angle (deg)"]
@@ -110,7 +116,8 @@ def bars_lines(bars: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for bar in bars:
         verdict = ("met" if bar["met"] else "**missed**") if bar["bar"] else ""
-        lines.append([bar["measure"], bar["bar"], f"{bar['value']:.2f} {bar['unit']}", verdict])
+        interval = "" if bar["low"] is None else f" [{bar['low']:.2f}, {bar['high']:.2f}]"
+        lines.append([bar["measure"], bar["bar"], f"{bar['value']:.2f}{interval} {bar['unit']}", verdict])
     return ["measure", "bar", "value", "verdict"], lines
 
 

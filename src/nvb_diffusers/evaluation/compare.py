@@ -26,7 +26,7 @@ import torch
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
 from nvb_diffusers.evaluation.bars import measure_bars, target_pictures
-from nvb_diffusers.evaluation.intervals import bootstrap_interval
+from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval
 from nvb_diffusers.evaluation.invented import sample_honesty
 from nvb_diffusers.evaluation.methods import (
     InputAsView,
@@ -181,6 +181,20 @@ def errors_by_yaw(test_set: TestSet, scores: Path) -> list[dict[str, Any]]:
             interval = bootstrap_interval(values[chosen], identities[chosen].tolist())
             bins.append({"yaw": [low, high], "psnr": interval._asdict()})
     return bins
+
+
+def paired_lead(scores: Path, rival_scores: Path) -> Interval:
+    """How far the PSNR of views is above that of a rival's views of the same people from the same cameras, in dB."""
+    ours, rival = (
+        {
+            (row["identity"], row["view"]): row["values"]["PSNR"]
+            for row in read_scores(folder)
+            if row["task"] == "novel_views"
+        }
+        for folder in (scores, rival_scores)
+    )
+    views = [view for view in ours if view in rival]
+    return bootstrap_interval([ours[view] - rival[view] for view in views], [identity for identity, _ in views])
 
 
 def row_folder(name: str) -> str:
@@ -341,7 +355,9 @@ def _bars(comparison: Comparison, results: dict[str, Any], out: Path) -> list[di
         return []
     test_set = load_test_set(out / "sets" / comparison.preset, verify=False)
     predictions = out / "predictions" / row_folder(first.name) / comparison.preset
-    return measure_bars(test_set, predictions, summaries, OwnPredictor(_checkpoint(first.checkpoint)))
+    scores = {name: out / "scores" / row_folder(name) / comparison.preset for name in summaries}
+    leads = {name: paired_lead(scores[first.name], scores[name]) for name in summaries if name != first.name}
+    return measure_bars(test_set, predictions, summaries, leads, OwnPredictor(_checkpoint(first.checkpoint)))
 
 
 def _figures(comparison: Comparison, results: dict[str, Any], out: Path) -> list[dict[str, Any]]:

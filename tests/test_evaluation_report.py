@@ -52,7 +52,9 @@ def comparison(tmp_path):
         ],
         "by_preset": {"ours": {"mild": {"PSNR": entry(18)}, "severe": {"PSNR": entry(15)}}},
         "by_yaw": {"ours": [{"yaw": [0, 10], "psnr": entry(19)}, {"yaw": [10, 20], "psnr": entry(17)}]},
-        "bars": [{"measure": "lead", "value": -0.5, "unit": "dB", "bar": "> 0", "met": False, "low": None, "high": None}],
+        "bars": [
+            {"measure": "lead", "value": -0.5, "unit": "dB", "bar": "> 0", "met": False, "low": None, "high": None}
+        ],
         "invented": {"mild": {"deviation": entry(0.02, 0.01), "rank_correlation": entry(0.4, 0.1)}},
         "figures": [figure],
         "not_run": {"third": "no pipeline at x"},

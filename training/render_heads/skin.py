@@ -105,7 +105,7 @@ def skin_colours(
     albedo = _mix(albedo, look.lips * (1 + 0.08 * mottling[:, None]), _ramp(0.12, 0.75, lips))
     albedo = _mix(albedo, MOUTH_INSIDE * (0.4 + look.tone.mean()), _ramp(0.2, 0.7, inside))
     scalp = scalp_cover(style, rest) * (1 - _ramp(0.3, 0.7, ears)) * template.skin
-    albedo = _mix(albedo, 0.75 * 0.45 * colours.hair + 0.25 * 0.5 * albedo, scalp)
+    albedo = _mix(albedo, 0.92 * 0.5 * colours.hair + 0.08 * 0.5 * albedo, scalp)
     shine = (1 - 0.85 * _ramp(0.2, 0.8, inside)) * (1 - 0.8 * scalp) * (1 + 0.3 * _ramp(0.3, 0.8, lips))
     return albedo.astype(np.float32), shine.astype(np.float32)
 

@@ -20,7 +20,7 @@ from template import Template
 DEPTH_SCALE = 10_000  # steps of the depth picture in a world unit
 NEAR, FAR = 3.5, 4.5  # dm of the world before and behind the origin that is drawn
 LIGHTS = KEYS + AROUND
-FINE = 512  # finer pixels from which short strands keep all their points
+FINE = 512  # finer pixels from which every strand is drawn, with all its points
 SHADOW_STRANDS = 400  # that a light's map is drawn with
 TAPER = {"hair": 0.7, "brow": 0.3, "beard": 0.8, "lash": 0.6}  # share of its width that a strand loses to its end
 HIDDEN = 0.15  # dm below the neckline, from which no skin shows
@@ -140,7 +140,7 @@ class Renderer:
         self.buffers["position"].write(vertices)
         self.buffers["normal"].write(normals)
         strands = [
-            (strand, (strand.points - head.centre).astype("f4")) for strand in map(self._fewer_points, scene.strands)
+            (strand, (strand.points - head.centre).astype("f4")) for strand in map(self._thin_out, scene.strands)
         ]
         worn = [(mesh, (mesh.vertices - head.centre).astype("f4")) for mesh in scene.meshes]
         chosen = [strand_points(strand, points) for strand, points in strands]
@@ -166,11 +166,13 @@ class Renderer:
         self.backdrop.repeat_x = self.backdrop.repeat_y = False
         self._set_uniforms(scene)
 
-    def _fewer_points(self, strands: Strands) -> Strands:
-        """Short strands with fewer points where the pictures are small."""
+    def _thin_out(self, strands: Strands) -> Strands:
+        """Where the pictures are small, half of the hair, wider, and short strands with fewer points."""
         points = strands.points
-        if self.finer_size >= FINE or strands.kind == "hair" or points.shape[1] <= 3:
+        if self.finer_size >= FINE or (strands.kind != "hair" and points.shape[1] <= 3):
             return strands
+        if strands.kind == "hair":
+            return replace(strands, points=np.ascontiguousarray(points[::2]), width_px=1.4 * strands.width_px)
         chosen = np.linspace(0, points.shape[1] - 1, 3).round().astype(int)
         return replace(strands, points=np.ascontiguousarray(points[:, chosen]))
 

@@ -217,6 +217,9 @@ def test_train_unet_trains_the_unet_too(place, tmp_path):
     line = json.loads((tmp_path / "run/curve.jsonl").read_text().splitlines()[0])
     expected = line["diffusion_loss"] + line["restoration_loss"] + 10 * line["feature_loss"]
     assert line["loss"] == pytest.approx(expected + 0.05 * line["camera_loss"], rel=1e-5)
+    assert run("novel_view", place, tmp_path / "frozen", *extra[1:]) == 0
+    frozen = json.loads((tmp_path / "frozen/curve.jsonl").read_text().splitlines()[0])
+    assert frozen["diffusion_loss"] == pytest.approx(line["diffusion_loss"], rel=1e-4)  # not that of restoring
 
     words = arguments("novel_view", place, tmp_path / "on", "--learning_rate", 0, "--max_train_steps", 1)
     shape = words.index("--view_transformer_config")

@@ -51,7 +51,7 @@ setup(
     },
     python_requires=">=3.11",  # as diffusers 0.42
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.9",
         "diffusers>=0.42,<0.43",  # the registration of our components uses one of its undocumented tables
         "transformers>=5.0",
         "peft>=0.17",

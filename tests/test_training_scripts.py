@@ -304,12 +304,13 @@ def test_feature_loss_and_camera_conditioning(place, tmp_path):
         "given": ["--camera_conditioning", "ground_truth"],
         "constant": ["--camera_conditioning", "constant"],
         "one": ["--num_diffusion_views", 1],
+        "none": ["--num_diffusion_views", 0],
     }
     lines, later = {}, {}
     for name, extra in variants.items():
         assert run("novel_view", place, tmp_path / name, *extra, "--learning_rate", 1e-2, "--max_train_steps", 2) == 0
         lines[name], later[name] = map(json.loads, (tmp_path / name / "curve.jsonl").read_text().splitlines()[:2])
-    paper, ablation, given, constant, one = (lines[name] for name in variants)
+    paper, ablation, given, constant, one, none = (lines[name] for name in variants)
     assert ablation["loss"] == pytest.approx(ablation["diffusion_loss"] + 0.05 * ablation["camera_loss"], rel=1e-5)
     assert ablation["feature_loss"] == paper["feature_loss"]
     assert given["camera_loss"] == constant["camera_loss"] == paper["camera_loss"]
@@ -317,6 +318,18 @@ def test_feature_loss_and_camera_conditioning(place, tmp_path):
     assert len({later[name]["feature_loss"] for name in ("paper", "given", "constant")}) == 3
     assert one["feature_loss"] == paper["feature_loss"]
     assert one["diffusion_loss"] != paper["diffusion_loss"]
+    assert none["feature_loss"] == paper["feature_loss"]
+    assert none["loss"] == pytest.approx(10 * none["feature_loss"] + 0.05 * none["camera_loss"], rel=1e-5)
+
+
+def test_muon_goes_on_where_it_stopped(place, tmp_path):
+    """Assert that a resumed run with Muon ends at the weights of an uninterrupted one, which are not AdamW's."""
+    for name, extra in {"adamw": [], "muon": ["--use_muon"], "stopped": ["--use_muon", "--max_train_steps", 2]}.items():
+        assert run("novel_view", place, tmp_path / name, "--learning_rate", 1e-2, *extra) == 0
+    resume = ["--use_muon", "--resume_from_checkpoint", "latest"]
+    assert run("novel_view", place, tmp_path / "stopped", "--learning_rate", 1e-2, *resume) == 0
+    assert_equal(weights(tmp_path / "stopped"), weights(tmp_path / "muon"))
+    assert curve(tmp_path / "muon")[-1] != curve(tmp_path / "adamw")[-1]
 
 
 @pytest.mark.parametrize("script", STEPS)
@@ -482,6 +495,7 @@ def test_a_wrong_path_or_file_is_one_line(place, tmp_path, capsys):
         ("novel_view", ["--pretrained_model_name_or_path", tmp_path / "none"], str(tmp_path / "none")),
         ("novel_view", ["--num_target_views", 7], "lower --num_target_views"),
         ("novel_view", ["--num_diffusion_views", 3], "a sample has 2 views"),
+        ("novel_view", ["--num_diffusion_views", 0, "--train_unet"], "--train_unet needs one"),
         ("novel_view", ["--streaming"], "prepare_shards.py makes it"),
         ("autoencoder", ["--model_config", bad_key], "unexpected keyword argument 'widths'"),
     ]

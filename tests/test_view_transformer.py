@@ -37,6 +37,8 @@ SMALL = {
     "time_embed_channels": 12,
 }
 
+PAST_THE_VOLUME = {"sample_source_features": True, "num_view_layers": 1}
+
 
 def small_transformer(trained=True, **changes):
     """A small model; a trained one has no zeros left in the layers that start at zero."""
@@ -125,7 +127,8 @@ def test_paper_size_fits_the_paper():
         features, cameras = torch.empty(2, 1024, 8, 8), torch.empty(2, 3, 25)
         volume = model.build_volume(features, torch.empty(2), cameras[:, 0])
         assert volume.shape == (2, 1024, 8, 8, 8)
-        assert model.project(volume, cameras).shape == (2, 3, 1024, 8, 8)
+        views = model.project(volume, cameras, features, torch.empty(2), cameras[:, 0])
+        assert views.shape == (2, 3, 1024, 8, 8)
     assert sum(parameter.numel() for parameter in model.parameters()) == 325_773_325
 
 
@@ -151,7 +154,7 @@ def test_volume_does_not_depend_on_target_cameras():
     model = small_transformer()
     volumes = []
     project = model.project
-    model.project = lambda volume, cameras: (volumes.append(volume), project(volume, cameras))[1]
+    model.project = lambda volume, *rest: (volumes.append(volume), project(volume, *rest))[1]
     with torch.no_grad():
         model(source_features(), 5, target_cameras((0.0,)))
         model(source_features(), 5, target_cameras((-80.0, 12.0, 60.0, 3.0)))
@@ -166,8 +169,9 @@ def test_a_moved_camera_moves_the_features():
     volume = empty.clone()
     volume[:, :, 4, 6, 6] = torch.randn(16)  # x and y at +0.2, z at 0.04
     cameras = camera_from_angles(torch.tensor([0.0, 180.0, 12.0]), 0)[None]
+    rest = cameras, source_features(1), 5, cameras[:, 0]
     with torch.no_grad():
-        change = (model.project(volume, cameras) - model.project(empty, cameras)).abs().sum(dim=2)[0]  # (V, H, W)
+        change = (model.project(volume, *rest) - model.project(empty, *rest)).abs().sum(dim=2)[0]  # (V, H, W)
     front, back, turned = change
     assert front[:3, 4:].sum() > 0
     assert front[:, :4].sum() == 0
@@ -176,22 +180,80 @@ def test_a_moved_camera_moves_the_features():
     assert not torch.allclose(turned, front, atol=1e-4)
 
 
-def test_views_are_independent():
-    """Assert that permuting views permutes features, and that a view alone is the view among others."""
-    model = small_transformer()
+def test_a_trained_model_grows_without_a_change():
+    """Assert that what is added past the volume changes no view before it is trained, and gets a gradient."""
+    plain, grown = small_transformer(), small_transformer(trained=False, **PAST_THE_VOLUME)
+    missing, unexpected = grown.load_state_dict(plain.state_dict(), strict=False)
+    assert unexpected == []
+    assert {name.split(".")[0] for name in missing} == {
+        "proj_samples",
+        "target_camera_embedding",
+        "proj_view_in",
+        "view_embedding",
+        "view_blocks",
+        "norm_view",
+        "proj_view_out",
+    }
+    arguments = source_features(), torch.tensor([3, 700]), target_cameras()
+    features = grown(*arguments).features
+    assert torch.equal(features, plain(*arguments).features)
+    features.square().mean().backward()
+    assert grown.proj_samples.weight.grad.any()
+    assert grown.proj_view_out.weight.grad.any()
+
+
+def test_frustum_samples_read_the_source_where_it_sees_them():
+    """Assert that a changed source pixel shows in exactly the rays with a sample that projects within a pixel of it."""
+    model = small_transformer(num_aggregator_layers=0, sample_source_features=True)
+    sources, targets = target_cameras((-40.0,)).squeeze(1), target_cameras()  # (2, 25), (2, 3, 25)
+    features, empty = source_features(), torch.zeros(2, 16, 3, 4, 5)
+    changed = features.clone()
+    changed[:, :, 2, 4] += torch.arange(10.0)
     with torch.no_grad():
-        volume = model.build_volume(source_features(), 5, target_cameras()[:, 0])
-        features = model.project(volume, target_cameras())
-        permuted = model.project(volume, target_cameras()[:, [2, 0, 1]])
-        single = model.project(volume, target_cameras()[:, 1:2])
+        before, after = (model.project(empty, targets, some, 3, sources) for some in (features, changed))
+    points = frustum_points(targets, 7, 7, 6, model.config.near, model.config.far)  # (2, 3, 6, 7, 7, 3)
+    uv = project_points(points.flatten(1, 4), sources)[..., :2].unflatten(1, points.shape[1:5])
+    near = ((7 * uv - torch.tensor([4.5, 2.5])).abs() < 0.999).all(dim=-1).any(dim=2)  # (2, 3, 7, 7)
+    assert torch.equal(((before - after).abs() > 1e-4).any(dim=2), near)
+    assert near[:, 0].nonzero().tolist() == [[0, 2, 4], [1, 2, 4]]  # seen by the source camera itself
+    assert (near[:, 1:].sum(dim=(2, 3)) > 1).all()
+
+
+def test_view_blocks_see_the_source_and_both_cameras():
+    """Assert that each argument changes the views of an empty volume."""
+    model = small_transformer(num_view_layers=2)
+    features, sources, targets = source_features(), target_cameras()[:, 0], target_cameras()
+    empty = torch.zeros(2, 16, 3, 4, 5)
+    with torch.no_grad():
+        views = model.project(empty, targets, features, 5, sources)
+        for arguments in (
+            (targets, source_features(seed=2), 5, sources),
+            (targets, features, 600, sources),
+            (targets, features, 5, target_cameras()[:, 1]),
+            (target_cameras((-20.0, 15.0, 50.0)), features, 5, sources),
+        ):
+            assert (model.project(empty, *arguments) - views).abs().amax(dim=(2, 3, 4)).min() > 1e-3
+
+
+@pytest.mark.parametrize("past", [{}, PAST_THE_VOLUME])
+def test_views_are_independent(past):
+    """Assert that permuting views permutes features, and that a view alone is the view among others."""
+    model = small_transformer(**past)
+    source = source_features(), 5, target_cameras()[:, 0]
+    with torch.no_grad():
+        volume = model.build_volume(*source)
+        features = model.project(volume, target_cameras(), *source)
+        permuted = model.project(volume, target_cameras()[:, [2, 0, 1]], *source)
+        single = model.project(volume, target_cameras()[:, 1:2], *source)
     torch.testing.assert_close(permuted, features[:, [2, 0, 1]])
     torch.testing.assert_close(single, features[:, 1:2])
     assert not torch.allclose(features[:, 0], features[:, 1], atol=1e-3)
 
 
-def test_pictures_are_independent():
+@pytest.mark.parametrize("past", [{}, PAST_THE_VOLUME])
+def test_pictures_are_independent(past):
     """Assert that a batch of pictures, time steps and cameras equals single calls."""
-    model = small_transformer()
+    model = small_transformer(**past)
     timesteps = torch.tensor([20, 800])
     with torch.no_grad():
         batch = model(source_features(), timesteps, target_cameras()).features

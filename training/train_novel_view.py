@@ -45,7 +45,7 @@ from nvb_diffusers.training.data import MultiViewFaceDataset, SampleTransform, h
 from nvb_diffusers.training.degradation import PRESETS
 from nvb_diffusers.training.latents import cache_latents, with_latents
 from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
-from nvb_diffusers.training.optimizer import adamw
+from nvb_diffusers.training.optimizer import MuonAdamW, adamw
 from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
 from nvb_diffusers.training.sampling import draw_dropped, draw_noise, draw_timesteps
@@ -78,7 +78,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="predicted",
         help="the source camera that the volume is built with; constant, the frontal one, for the ablation",
     )
-    parser.add_argument("--num_diffusion_views", type=int, help="views that the diffusion loss sees; default: all")
+    parser.add_argument(
+        "--num_diffusion_views", type=int, help="views that the diffusion loss sees, 0 for none; default: all"
+    )
     # Data
     parser.add_argument(
         "--data_dir", required=True, help="a set in the project's format, every picture with its camera"
@@ -102,6 +104,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr_scheduler", default="constant_with_warmup")
     parser.add_argument("--lr_warmup_steps", type=int, default=500)
     parser.add_argument("--adam_weight_decay", type=float, default=1e-2)
+    parser.add_argument("--use_muon", action="store_true", help="Muon for the matrices of attention and feed-forward")
     parser.add_argument("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
     parser.add_argument("--max_grad_norm", type=float, default=1.0)
     parser.add_argument("--snr_gamma", type=float, help="Min-SNR weighting")
@@ -142,7 +145,8 @@ class NovelViewModel(torch.nn.Module):
         predicted_cameras = self.view_transformer.predict_camera(features)  # Eq. 3
         source_cameras = torch.where(given[:, None], given_cameras, predicted_cameras)
         feature_volume = self.view_transformer.build_volume(features, timesteps, source_cameras)  # Eq. 3, 4
-        return self.view_transformer.project(feature_volume, cameras), predicted_cameras  # Eq. 5, 6
+        views = self.view_transformer.project(feature_volume, cameras, features, timesteps, source_cameras)  # Eq. 5, 6
+        return views, predicted_cameras
 
 
 def compute_loss(
@@ -165,29 +169,33 @@ def compute_loss(
     given_cameras = camera_from_angles(0, 0).to(cameras).expand(num_samples, 25) if constant else cameras[:, 0]
     features, predicted_cameras = model(target_features[:, 0], timesteps, cameras, given_cameras, given)
 
-    shown = args.num_diffusion_views or num_views  # N of the V views, the last ones: their order is random
-    latents = batch["latents"][:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
-    timesteps = timesteps.repeat_interleave(shown)
-    noise = draw_noise(keys, (shown, *latents.shape[1:]), args.seed).flatten(0, 1)
-    noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    target = diffusion_target(scheduler, latents, noise, timesteps)
-    painted = [features[:, -shown:].flatten(0, 1)]  # of (B*N, C, 8, 8)
-    if args.train_unet:  # the same views from their own degraded pictures, as in step 1
-        painted.append(target_features[:, -shown:].flatten(0, 1))
-    encoder_hidden_states = torch.cat(painted).flatten(2).mT  # (B*N, L, C), or twice as many
-    repeats = len(painted)
-    sample = unet(noisy_latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), encoder_hidden_states).sample
-    losses = [diffusion_loss(part, target, timesteps, scheduler, args.snr_gamma) for part in sample.chunk(repeats)]
-
     parts = {
-        "diffusion_loss": losses[0],  # Eq. 2
         "feature_loss": feature_loss(features, target_features, args.cosine_weight),  # Eq. 7
         "camera_loss": camera_loss(predicted_cameras, cameras[:, 0]),  # Eq. 8
     }
-    if args.train_unet:
-        parts["restoration_loss"] = losses[1]
-    weighted = args.feature_loss_weight * parts["feature_loss"] + args.camera_loss_weight * parts["camera_loss"]
-    return sum(losses) + weighted, parts  # Eq. 9
+    loss = args.feature_loss_weight * parts["feature_loss"] + args.camera_loss_weight * parts["camera_loss"]
+    shown = shown_views(args, num_views)  # N of the V views, the last ones: their order is random
+    if shown:
+        painted = {"diffusion_loss": features}
+        if args.train_unet:  # the same views from their own degraded pictures, as in step 1
+            painted["restoration_loss"] = target_features
+        latents = batch["latents"][:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
+        timesteps = timesteps.repeat_interleave(shown)
+        noise = draw_noise(keys, (shown, *latents.shape[1:]), args.seed).flatten(0, 1)
+        noisy_latents = scheduler.add_noise(latents, noise, timesteps)
+        target = diffusion_target(scheduler, latents, noise, timesteps)
+        repeats = len(painted)
+        encoder_hidden_states = torch.cat([part[:, -shown:].flatten(0, 1) for part in painted.values()]).flatten(2).mT
+        sample = unet(noisy_latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), encoder_hidden_states).sample
+        for name, part in zip(painted, sample.chunk(repeats), strict=True):
+            parts[name] = diffusion_loss(part, target, timesteps, scheduler, args.snr_gamma)  # Eq. 2
+            loss = loss + parts[name]
+    return loss, parts  # Eq. 9
+
+
+def shown_views(args: argparse.Namespace, num_views: int) -> int:
+    """How many views of a sample the diffusion loss sees, the last ones."""
+    return num_views if args.num_diffusion_views is None else args.num_diffusion_views
 
 
 @torch.no_grad()
@@ -278,11 +286,13 @@ def train(args: argparse.Namespace) -> None:
     if args.gradient_checkpointing:
         for checkpointed in (view_transformer, unet):
             checkpointed.enable_gradient_checkpointing()
-    trainable = [parameter for part in trained for parameter in part.parameters()]
+    named_parameters = [named for part in trained for named in part.named_parameters()]
+    trainable = [parameter for _, parameter in named_parameters]
     ema = EMAModel(trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
 
     # 4. Optimizer
-    optimizer = adamw(trainable, args.learning_rate, args.adam_weight_decay, args.use_8bit_adam)
+    options = (args.learning_rate, args.adam_weight_decay, args.use_8bit_adam)
+    optimizer = MuonAdamW(named_parameters, *options) if args.use_muon else adamw(trainable, *options)
     lr_scheduler = get_scheduler(
         args.lr_scheduler,
         optimizer,
@@ -293,8 +303,10 @@ def train(args: argparse.Namespace) -> None:
     # 5. Data
     transform = SampleTransform(args.resolution, args.degradation, seed=args.seed)
     dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views, args.streaming)
-    if args.num_diffusion_views is not None and not 1 <= args.num_diffusion_views <= dataset.num_views:
-        raise ValueError(f"--num_diffusion_views {args.num_diffusion_views}: a sample has {dataset.num_views} views")
+    shown = shown_views(args, dataset.num_views)
+    if not args.train_unet <= shown <= dataset.num_views:
+        needed = ", and --train_unet needs one" if args.train_unet else ""
+        raise ValueError(f"--num_diffusion_views {shown}: a sample has {dataset.num_views} views{needed}")
     if is_new and view_transformer.config.centre_features:
         centre(pipeline, held_out_batch(dataset, CENTRING_SAMPLES), args)
     if args.latents_cache:
@@ -313,7 +325,6 @@ def train(args: argparse.Namespace) -> None:
     )
     *prepared, optimizer, dataloader, lr_scheduler = accelerator.prepare(*trained, optimizer, dataloader, lr_scheduler)
     model, unet = prepared if args.train_unet else (*prepared, unet)
-    shown = args.num_diffusion_views or dataset.num_views
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     save_only_trainable(accelerator)
@@ -341,9 +352,10 @@ def train(args: argparse.Namespace) -> None:
             step_parts = []
             for _ in range(args.gradient_accumulation_steps):
                 batch = next(batches)
-                batch["pixel_values"] = batch["pixel_values"][:, -shown:]  # no others' latents are needed
-                with accelerator.autocast():
-                    batch = with_latents(batch, pipeline.vae)
+                if shown:
+                    batch["pixel_values"] = batch["pixel_values"][:, -shown:]  # no others' latents are needed
+                    with accelerator.autocast():
+                        batch = with_latents(batch, pipeline.vae)
                 with accelerator.accumulate(*prepared):
                     with accelerator.autocast():
                         loss, parts = compute_loss(model, unet, image_encoder, scheduler, batch, args)

@@ -64,7 +64,7 @@ def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
             features = encoder(picture, timestep).sample
             volume = view_transformer.build_volume(features, timestep, camera)
         gflop["volume"] = count_gflop(lambda: view_transformer.build_volume(features, timestep, camera))
-        gflop["view"] = count_gflop(lambda: view_transformer.project(volume, camera[None]))
+        gflop["view"] = count_gflop(lambda: view_transformer.project(volume, camera[None], features, timestep, camera))
     gflop["UNet step"] = count_gflop(lambda: unet(latents, timestep, states))
     gflop["decoding"] = count_gflop(lambda: vae.decode(latents))
     return gflop

@@ -251,7 +251,10 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             volume = self.view_transformer.build_volume(part, part_timesteps, part_sources)  # (n, C, Z, Y, X)
             targets = part_targets.split(max(1, limit // len(volume)), dim=1)
             # Contiguous, so that rounding does not depend on the number of views.
-            projected = [self.view_transformer.project(volume, some.contiguous()) for some in targets]
+            projected = [
+                self.view_transformer.project(volume, some.contiguous(), part, part_timesteps, part_sources)
+                for some in targets
+            ]
             views.append(torch.cat(projected, dim=1))
         return torch.cat(views).unflatten(0, (num_steps, num_images)), source_cameras  # (T, B, V, C, 8, 8)
 

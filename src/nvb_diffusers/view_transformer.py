@@ -189,7 +189,8 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
 
     Ours, beyond the paper: learned position embeddings of the source tokens and of the frustum samples (samples outside
     the cube are all zero, only their place tells them apart), all learned embeddings starting as smooth random features
-    of their position, `aggregator_hidden_size`, `lift_source_features`, `centre_features`, and all layer counts.
+    of their position, `aggregator_hidden_size`, `lift_source_features`, `sample_source_features`, `num_view_layers`,
+    `centre_features`, and all layer counts.
 
     Args:
         in_channels: channels of the features, in and out.
@@ -209,6 +210,10 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         lift_source_features: whether each voxel begins with the source features that its centre projects to in the
             source camera, zero outside the picture, so that only depth and what is hidden is left to be learned. The
             paper's voxels begin alike in every picture and have to learn where to look, which takes a small model long.
+        sample_source_features: whether each frustum sample also reads the source features that its point projects to in
+            the source camera, as in pixelNeRF (arXiv 2012.02190), so that what is seen need not pass the coarse volume.
+        num_view_layers: blocks, after the aggregator, in which the tokens of a view attend to the source features and
+            to one another at full width: 64 tokens a view are cheap beside the 512 of the volume.
         centre_features: whether `mean_features` (C, 8, 8), what all faces share, is taken off the features on their
             way in and added to them on their way out. It is 80 % of the energy of a small encoder's features, and else
             has to be learned before anything of a person is. Zero in a new model; training sets it.
@@ -237,6 +242,8 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         time_embed_channels: int = 320,
         lift_source_features: bool = False,
         centre_features: bool = False,
+        sample_source_features: bool = False,
+        num_view_layers: int = 0,
     ) -> None:
         super().__init__()
         aggregator_size = aggregator_hidden_size or hidden_size
@@ -282,6 +289,21 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         self.norm_out = nn.LayerNorm(aggregator_size)
         self.proj_out = nn.Linear(aggregator_size, in_channels)
 
+        # 4. Past the volume, which add nothing at first: a trained view transformer can be given them
+        if sample_source_features:
+            self.proj_samples = _zeroed(nn.Linear(in_channels, aggregator_size))
+        if num_view_layers:
+            self.target_camera_embedding = nn.Sequential(
+                nn.Linear(25, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+            )
+            self.proj_view_in = nn.Linear(aggregator_size, hidden_size)
+            self.view_embedding = nn.Parameter(_position_features((1, *pixels), hidden_size))  # (H*W, C)
+            self.view_blocks = nn.ModuleList(
+                VolumeBlock(hidden_size, num_heads, mlp_ratio) for _ in range(num_view_layers)
+            )
+            self.norm_view = nn.LayerNorm(hidden_size)
+            self.proj_view_out = _zeroed(nn.Linear(hidden_size, in_channels))
+
     def forward(
         self,
         features: torch.Tensor,
@@ -302,7 +324,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         if source_cameras is None:
             source_cameras = self.predict_camera(features)
         feature_volume = self.build_volume(features, timestep, source_cameras)
-        target_features = self.project(feature_volume, target_cameras)
+        target_features = self.project(feature_volume, target_cameras, features, timestep, source_cameras)
         if not return_dict:
             return target_features, source_cameras
         return ViewTransformer3DOutput(features=target_features, source_cameras=source_cameras)
@@ -321,6 +343,75 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         It is all that views share: once per picture and time step, whatever their number.
         """
         features = self._centred(features)
+        camera_embedding, temb = self._conditions(features, timestep, source_cameras)  # (B, C) each
+        source_tokens = self.proj_in(self.norm_in(features.flatten(2).mT))  # (B, H*W, C)
+        tokens = self.volume_queries.repeat(len(features), 1, 1)  # (B, Z*Y*X, C)
+        if self.config.lift_source_features:
+            centres = voxel_centres(self.volume_shape, self.config.half_extent).flatten(0, 2)  # (Z*Y*X, 3)
+            tokens = tokens + self._lift(source_tokens, source_cameras, centres.expand(len(features), -1, -1))
+        source_tokens = source_tokens + self.source_embedding
+        tokens = self._run(self.volume_blocks, tokens, source_tokens, camera_embedding, temb)
+        return self.proj_volume(self.norm_volume(tokens)).mT.unflatten(2, self.volume_shape)  # (B, C, Z, Y, X)
+
+    @apply_forward_hook  # so that CPU offload fetches the weights
+    def project(
+        self,
+        feature_volume: torch.Tensor,
+        target_cameras: torch.Tensor,
+        features: torch.Tensor,
+        timestep: torch.Tensor | float,
+        source_cameras: torch.Tensor,
+    ) -> torch.Tensor:
+        """Features (B, V, C, 8, 8) of a feature volume (B, C, Z, Y, X) seen by target_cameras (B, V, 25) (Eq. 5, 6).
+
+        The others are what the volume was built of, see `build_volume`.
+        """
+        batch_size, size = feature_volume.shape[0], self.config.feature_size
+        if target_cameras.ndim != 3 or target_cameras.shape[::2] != (batch_size, 25):
+            raise ValueError(
+                f"`target_cameras` has shape {tuple(target_cameras.shape)}, but must be ({batch_size}, V, 25)."
+            )
+        features = self._centred(features)
+        points = frustum_points(target_cameras, size, size, self.config.depth, self.config.near, self.config.far)
+        frustum_features = sample_volume(feature_volume, points, self.config.half_extent)  # (B, C, V, D, H, W)
+        tokens = frustum_features.permute(0, 2, 3, 4, 5, 1).flatten(0, 1).flatten(2, 3)  # (B*V, D, H*W, C)
+        tokens = tokens + self.frustum_embedding.unflatten(0, tokens.shape[1:3])
+        if self.config.sample_source_features:
+            source_samples = self.proj_samples(self.norm_in(features.flatten(2).mT))  # (B, H*W, C)
+            lifted = self._lift(source_samples, source_cameras, points.flatten(1, 4))  # (B, V*D*H*W, C)
+            tokens = tokens + lifted.reshape(tokens.shape)
+        tokens = self._run(self.aggregator_blocks, tokens)
+        tokens = self.norm_out(tokens.mean(dim=1))  # (B*V, H*W, C)
+        views = self.proj_out(tokens)  # (B*V, H*W, C)
+        if self.config.num_view_layers:
+            views = views + self._attend_to_source(tokens, target_cameras, features, timestep, source_cameras)
+        views = views.mT.unflatten(2, (size, size)).unflatten(0, target_cameras.shape[:2])  # (B, V, C, 8, 8)
+        return views + self.mean_features if self.config.centre_features else views
+
+    def _attend_to_source(
+        self,
+        tokens: torch.Tensor,
+        target_cameras: torch.Tensor,
+        features: torch.Tensor,
+        timestep: torch.Tensor | float,
+        source_cameras: torch.Tensor,
+    ) -> torch.Tensor:
+        """What the tokens (B*V, H*W, C) of target_cameras (B, V, 25) miss: (B*V, H*W, C'), from centred features."""
+        camera_embedding, temb = self._conditions(features, timestep, source_cameras)
+        source_tokens = self.proj_in(self.norm_in(features.flatten(2).mT)) + self.source_embedding  # (B, H*W, C)
+        of_source = (
+            x.repeat_interleave(target_cameras.shape[1], dim=0) for x in (source_tokens, camera_embedding, temb)
+        )
+        source_tokens, camera_embedding, temb = of_source
+        target_embedding = self.target_camera_embedding(target_cameras.flatten(0, 1).to(features.dtype))  # (B*V, C)
+        tokens = self.proj_view_in(tokens) + self.view_embedding
+        tokens = self._run(self.view_blocks, tokens, source_tokens, camera_embedding + target_embedding, temb)
+        return self.proj_view_out(self.norm_view(tokens))
+
+    def _conditions(
+        self, features: torch.Tensor, timestep: torch.Tensor | float, source_cameras: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (B, C) of source_cameras (B, 25) and of the time step, which modulate every block (Eq. 4)."""
         batch_size = features.shape[0]
         if source_cameras.shape != (batch_size, 25):
             raise ValueError(
@@ -329,52 +420,27 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         timestep = torch.as_tensor(timestep, device=features.device).reshape(-1)
         if timestep.shape[0] not in (1, batch_size):
             raise ValueError(f"`timestep` has {timestep.shape[0]} values, but 1 or {batch_size} are accepted.")
+        temb = self.time_embedding(self.time_proj(timestep.expand(batch_size)).to(features.dtype))
+        return self.camera_embedding(source_cameras.to(features.dtype)), temb
 
-        temb = self.time_embedding(self.time_proj(timestep.expand(batch_size)).to(features.dtype))  # (B, C)
-        camera_embedding = self.camera_embedding(source_cameras.to(features.dtype))  # (B, C)
-        source_tokens = self.proj_in(self.norm_in(features.flatten(2).mT))  # (B, H*W, C)
-        tokens = self.volume_queries.repeat(batch_size, 1, 1)  # (B, Z*Y*X, C)
-        if self.config.lift_source_features:
-            tokens = tokens + self._lift(source_tokens, source_cameras)
-        source_tokens = source_tokens + self.source_embedding
-        for block in self.volume_blocks:
+    def _run(self, blocks: nn.ModuleList, tokens: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        """Tokens after all blocks, with gradient checkpointing where it is on."""
+        for block in blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(block, tokens, source_tokens, camera_embedding, temb)
+                tokens = self._gradient_checkpointing_func(block, tokens, *conditions)
             else:
-                tokens = block(tokens, source_tokens, camera_embedding, temb)
-        return self.proj_volume(self.norm_volume(tokens)).mT.unflatten(2, self.volume_shape)  # (B, C, Z, Y, X)
+                tokens = block(tokens, *conditions)
+        return tokens
 
-    @apply_forward_hook  # so that CPU offload fetches the weights
-    def project(self, feature_volume: torch.Tensor, target_cameras: torch.Tensor) -> torch.Tensor:
-        """Features (B, V, C, 8, 8) of a feature volume (B, C, Z, Y, X) seen by target_cameras (B, V, 25) (Eq. 5, 6)."""
-        batch_size, size = feature_volume.shape[0], self.config.feature_size
-        if target_cameras.ndim != 3 or target_cameras.shape[::2] != (batch_size, 25):
-            raise ValueError(
-                f"`target_cameras` has shape {tuple(target_cameras.shape)}, but must be ({batch_size}, V, 25)."
-            )
-        points = frustum_points(target_cameras, size, size, self.config.depth, self.config.near, self.config.far)
-        frustum_features = sample_volume(feature_volume, points, self.config.half_extent)  # (B, C, V, D, H, W)
-        tokens = frustum_features.permute(0, 2, 3, 4, 5, 1).flatten(0, 1).flatten(2, 3)  # (B*V, D, H*W, C)
-        tokens = tokens + self.frustum_embedding.unflatten(0, tokens.shape[1:3])
-        for block in self.aggregator_blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(block, tokens)
-            else:
-                tokens = block(tokens)
-        features = self.proj_out(self.norm_out(tokens.mean(dim=1)))  # (B*V, H*W, C)
-        features = features.mT.unflatten(2, (size, size)).unflatten(0, target_cameras.shape[:2])  # (B, V, C, 8, 8)
-        return features + self.mean_features if self.config.centre_features else features
-
-    def _lift(self, source_tokens: torch.Tensor, source_cameras: torch.Tensor) -> torch.Tensor:
-        """Source tokens (B, H*W, C) where source_cameras (B, 25) see the voxels' centres: (B, Z*Y*X, C).
+    def _lift(self, source_tokens: torch.Tensor, source_cameras: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """Source tokens (B, H*W, C) where source_cameras (B, 25) see the points (B, N, 3): (B, N, C).
 
         The camera learns from its own loss and from the modulation, not from moving the picture.
         """
         size = self.config.feature_size
-        centres = voxel_centres(self.volume_shape, self.config.half_extent).flatten(0, 2)  # (Z*Y*X, 3)
         cameras = source_cameras.detach().float()
-        uvz = project_points(centres.to(cameras).expand(len(cameras), -1, -1), cameras)  # (B, Z*Y*X, 3)
-        grid = 2 * uvz[..., None, :2] - 1  # (B, Z*Y*X, 1, 2), in float32: half precision would move the picture
+        uvz = project_points(points.to(cameras), cameras)  # (B, N, 3)
+        grid = 2 * uvz[..., None, :2] - 1  # (B, N, 1, 2), in float32: half precision would move the picture
         feature_map = source_tokens.mT.unflatten(2, (size, size)).to(grid.dtype)
         return F.grid_sample(feature_map, grid, align_corners=False)[..., 0].mT.to(source_tokens.dtype)
 
@@ -386,6 +452,13 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
                 f"`features` has shape {tuple(features.shape)}, but this view transformer takes {('B', *expected)}."
             )
         return features - self.mean_features if self.config.centre_features else features
+
+
+def _zeroed(linear: nn.Linear) -> nn.Linear:
+    """The layer with all its weights at zero."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def rotation_from_6d(vectors: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
-"""AdamW, in 32 or in 8 bits."""
+"""AdamW, in 32 or in 8 bits, and Muon for the matrices inside blocks."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -20,3 +21,53 @@ def adamw(
     except ImportError:
         raise ValueError("8-bit AdamW needs bitsandbytes: pip install bitsandbytes") from None
     return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (arXiv 2502.16982) over the matrices of attention and feed-forward, AdamW over all else, as one optimizer.
+
+    Muon makes the updates of a matrix orthogonal, at the RMS of AdamW's, so that one learning rate goes for both.
+    Embeddings, projections in and out, biases and convolutions stay AdamW's.
+
+    Args:
+        named_parameters: with their names in the model; matrices of a list named `...blocks` are Muon's.
+        learning_rate, weight_decay: of both.
+        use_8bit: whether AdamW keeps its state in 8 bits.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+        learning_rate: float,
+        weight_decay: float,
+        use_8bit: bool = False,
+    ) -> None:
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for name, parameter in named_parameters:
+            groups[parameter.ndim == 2 and "blocks." in name].append(parameter)
+        muon = torch.optim.Muon(
+            groups[True], lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self.parts = [muon, adamw(groups[False], learning_rate, weight_decay, use_8bit)]
+        super().__init__([group for part in self.parts for group in part.param_groups], defaults={})
+        self._share_groups()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update all parameters."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """Let a learning rate scheduler see the very groups that the two optimizers read."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
+from nvb_diffusers import NVBFacePipeline, PixelRestorer, TimeAwareImageEncoder, ViewTransformer3D
 
 ROOT = Path(__file__).parents[1]
 HEADS = ROOT.parent / "shared/data/heads-v1"
@@ -94,7 +94,13 @@ def tiny_scheduler(**kwargs) -> DDIMScheduler:
     return DDIMScheduler(**(config | kwargs))
 
 
-def tiny_pipeline(seed: int = 0, view_transformer: bool = True, **encoder_kwargs) -> NVBFacePipeline:
+def tiny_pixel_restorer(**kwargs) -> PixelRestorer:
+    return PixelRestorer(**({"hidden_size": 6, "num_layers": 2} | kwargs))
+
+
+def tiny_pipeline(
+    seed: int = 0, view_transformer: bool = True, pixel_restorer: bool = False, **encoder_kwargs
+) -> NVBFacePipeline:
     """A pipeline of random weights, the same for the same seed, in eval mode as a loaded one is."""
     torch.manual_seed(seed)
     pipe = NVBFacePipeline(
@@ -103,6 +109,7 @@ def tiny_pipeline(seed: int = 0, view_transformer: bool = True, **encoder_kwargs
         vae=tiny_vae().eval(),
         scheduler=tiny_scheduler(),
         view_transformer=tiny_view_transformer().eval() if view_transformer else None,
+        pixel_restorer=tiny_pixel_restorer().eval() if pixel_restorer else None,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

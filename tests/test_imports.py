@@ -11,6 +11,7 @@ HEAVY = {"accelerate", "datasets", "torchmetrics"}
 REMOTE_CODE = {  # these files also run where our package is not installed: the one sibling each may import
     "camera.py": set(),
     "image_encoder.py": set(),
+    "pixel_restorer.py": set(),
     "view_transformer.py": {"nvb_diffusers.camera"},
     "pipeline_nvb_face.py": {"nvb_diffusers.camera"},
 }

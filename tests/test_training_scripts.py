@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from conftest import ROOT, tiny_encoder, tiny_scheduler, tiny_unet, tiny_vae, tiny_view_transformer
+from conftest import ROOT, tiny_encoder, tiny_pixel_restorer, tiny_scheduler, tiny_unet, tiny_vae, tiny_view_transformer
 from safetensors.torch import load_file
 from small_data import write_small_set
 from test_prepare import load_script
@@ -26,7 +26,9 @@ from nvb_diffusers.training.sampling import draw_timesteps
 from nvb_diffusers.unet import load_adapter
 
 TRAINING = ROOT / "training"
-SCRIPTS = {name: load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view")}
+SCRIPTS = {
+    name: load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view", "pixel_restorer")
+}
 prepare_shards = load_script("prepare_shards")
 STEPS = ["restoration", "novel_view"]
 
@@ -55,6 +57,7 @@ def place(tmp_path_factory):
     write_config(folder / "encoder.json", tiny_encoder())
     write_config(folder / "null_encoder.json", tiny_encoder(learned_null=True))
     write_config(folder / "transformer.json", tiny_view_transformer())
+    write_config(folder / "restorer.json", tiny_pixel_restorer())
     vae = {
         "latent_channels": 4,
         "encoder_block_types": "ResBlock",
@@ -92,6 +95,12 @@ def arguments(script, place, output, *extra):
             "--view_transformer_config": place.folder / "transformer.json",
             "--num_target_views": 1,
             "--num_validation_samples": 1,
+        },
+        "pixel_restorer": {
+            "--pretrained_model_name_or_path": place.step1,
+            "--pixel_restorer_config": place.folder / "restorer.json",
+            "--num_validation_images": 2,
+            "--lr_scheduler": "constant_with_warmup",
         },
     }[script]
     degradation = [] if script == "autoencoder" else ["--degradation", "mild", "medium"]
@@ -143,12 +152,18 @@ def assert_one_line(capsys, words):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_loss_falls(script, place, tmp_path):
     """Assert that training on the small set lowers the loss, and that its parts are logged apart."""
-    more = {"autoencoder": (20, 1e-2), "restoration": (24, 1e-2), "novel_view": (12, 3e-3)}[script]
+    more = {
+        "autoencoder": (20, 1e-2),
+        "restoration": (24, 1e-2),
+        "novel_view": (12, 3e-3),
+        "pixel_restorer": (60, 1e-2),
+    }
+    more = more[script]
     extra = ["--max_train_steps", more[0], "--learning_rate", more[1]]
     assert run(script, place, tmp_path / "run", *extra) == 0
     losses = curve(tmp_path / "run")
     quarter = len(losses) // 4
-    factor = {"autoencoder": 0.8, "restoration": 0.97, "novel_view": 0.9}[script]
+    factor = {"autoencoder": 0.8, "restoration": 0.97, "novel_view": 0.9, "pixel_restorer": 0.8}[script]
     assert sum(losses[-quarter:]) < factor * sum(losses[:quarter])
     line = json.loads((tmp_path / "run/curve.jsonl").read_text().splitlines()[0])
     if script == "novel_view":
@@ -227,6 +242,20 @@ def test_train_unet_trains_the_unet_too(place, tmp_path):
     assert SCRIPTS["novel_view"].main(words) == 0
     gone_on = NVBFacePipeline.from_pretrained(tmp_path / "on/pipeline")
     assert_equal(gone_on.view_transformer.state_dict(), after.view_transformer.state_dict())
+
+
+def test_a_pixel_restorer_is_added_and_gone_on_with(place, tmp_path):
+    """Assert that nothing else of the pipeline moves, and that a run without a shape starts from the one there is."""
+    assert run("pixel_restorer", place, tmp_path / "run", "--learning_rate", 1e-2) == 0
+    before, after = (NVBFacePipeline.from_pretrained(path) for path in (place.step1, tmp_path / "run/pipeline"))
+    for name in ("image_encoder", "unet", "vae"):
+        assert_equal(getattr(before, name).state_dict(), getattr(after, name).state_dict())
+    words = arguments("pixel_restorer", place, tmp_path / "on", "--learning_rate", 0, "--max_train_steps", 1)
+    shape = words.index("--pixel_restorer_config")
+    words[shape : shape + 2] = ["--pretrained_model_name_or_path", str(tmp_path / "run/pipeline")]
+    assert SCRIPTS["pixel_restorer"].main(words) == 0
+    gone_on = NVBFacePipeline.from_pretrained(tmp_path / "on/pipeline")
+    assert_equal(gone_on.pixel_restorer.state_dict(), after.pixel_restorer.state_dict())
 
 
 def test_decoder_only_keeps_the_latents(place, tmp_path, capsys):
@@ -390,7 +419,7 @@ def test_the_default_tracker_takes_the_options(place, tmp_path):
 
 def test_publishing(place, tmp_path, monkeypatch):
     """Assert that the finished pipeline is published under the name given."""
-    for script in STEPS:
+    for script in [*STEPS, "pixel_restorer"]:
         published = []
         monkeypatch.setattr(
             SCRIPTS[script], "publish", lambda pipeline, name, to=published: to.append((pipeline, name))
@@ -417,8 +446,12 @@ def test_a_resumed_run_is_the_same_run(script, place, tmp_path):
     assert run(script, place, tmp_path / "parts", *extra, *resume) == 0
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
     assert_equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-    final = {"autoencoder": "vae/diffusion_pytorch_model.safetensors"}
-    final = final.get(script, "pipeline/image_encoder/diffusion_pytorch_model.safetensors")
+    final = {
+        "autoencoder": "vae",
+        "novel_view": "pipeline/view_transformer",
+        "pixel_restorer": "pipeline/pixel_restorer",
+    }
+    final = f"{final.get(script, 'pipeline/image_encoder')}/diffusion_pytorch_model.safetensors"
     assert_equal(load_file(tmp_path / "parts" / final), load_file(tmp_path / "whole" / final))
 
 

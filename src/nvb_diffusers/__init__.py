@@ -15,6 +15,7 @@ pipeline_loading_utils.LOADABLE_CLASSES.setdefault(
 
 from .image_encoder import TimeAwareImageEncoder  # noqa: E402
 from .pipeline_nvb_face import NVBFacePipeline, NVBFacePipelineOutput  # noqa: E402
+from .pixel_restorer import PixelRestorer  # noqa: E402
 from .view_transformer import ViewTransformer3D  # noqa: E402
 
 # `DiffusionPipeline.from_pretrained` looks a pipeline's class up in diffusers itself.
@@ -27,6 +28,7 @@ __all__ = [
     "ModelMixin",
     "NVBFacePipeline",
     "NVBFacePipelineOutput",
+    "PixelRestorer",
     "TimeAwareImageEncoder",
     "ViewTransformer3D",
 ]

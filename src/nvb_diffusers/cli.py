@@ -95,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     restore = add("restore", run_restore, "The same view of a face, restored (step 1 alone).")
     _add_photo(restore)
     restore.add_argument("--out", type=Path, required=True, help="folder to write to")
+    restore.add_argument(
+        "--fidelity", type=float, help="0 to 1: from sharp and partly invented to soft and true to the photo"
+    )
     _add_model(restore)
 
     degrade = add("degrade", run_degrade, "A degraded copy of a photo, and the degradation as JSON beside it.")
@@ -228,7 +231,7 @@ def run_restore(args: argparse.Namespace) -> None:
 
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])
-        output: Any = pipe.restore(source.image, **_call_kwargs(args))
+        output: Any = pipe.restore(source.image, fidelity=args.fidelity, **_call_kwargs(args))
         with _staging(args.out) as stage:
             output.images[0].save(stage / files[index].name)
         print(files[index])

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
+from nvb_diffusers import NVBFacePipeline, PixelRestorer, TimeAwareImageEncoder, ViewTransformer3D
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.unet import SD21_UNET_CONFIG
 
@@ -21,7 +21,7 @@ SD_VAE_CONFIG: dict[str, Any] = {
     "layers_per_block": 2,
     "sample_size": 512,
 }
-COMPONENTS = ("image_encoder", "view_transformer", "unet", "vae")
+COMPONENTS = ("image_encoder", "view_transformer", "unet", "vae", "pixel_restorer")
 
 
 def paper_size_pipeline() -> NVBFacePipeline:
@@ -33,6 +33,7 @@ def paper_size_pipeline() -> NVBFacePipeline:
             unet=UNet2DConditionModel(**SD21_UNET_CONFIG),
             vae=AutoencoderKL(**SD_VAE_CONFIG),
             scheduler=DDIMScheduler(),
+            pixel_restorer=PixelRestorer(),
         )
     for name in COMPONENTS:
         nn.Module.to(
@@ -51,7 +52,7 @@ def count_gflop(run: Callable[[], object]) -> float:
 def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
     """GFLOP of each kind of pass for one picture or one view, by its name; `pipe` is moved to the meta device."""
     pipe.to("meta")
-    encoder, view_transformer, unet, vae = (getattr(pipe, name) for name in COMPONENTS)
+    encoder, view_transformer, unet, vae, pixel_restorer = (getattr(pipe, name) for name in COMPONENTS)
     size, width, dtype = encoder.config.sample_size, encoder.config.out_channels, encoder.dtype
     latent_shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     with torch.device("meta"):
@@ -67,6 +68,8 @@ def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
         gflop["view"] = count_gflop(lambda: view_transformer.project(volume, camera[None], features, timestep, camera))
     gflop["UNet step"] = count_gflop(lambda: unet(latents, timestep, states))
     gflop["decoding"] = count_gflop(lambda: vae.decode(latents))
+    if pixel_restorer is not None:
+        gflop["pixel restorer"] = count_gflop(lambda: pixel_restorer(picture.to(pixel_restorer.dtype)))
     return gflop
 
 
@@ -89,6 +92,7 @@ def describe(pipe: NVBFacePipeline, title: str) -> str:
         "view": "once per view and step",
         "UNet step": "once per view and step, twice with guidance",
         "decoding": "once per view",
+        "pixel restorer": "once per photo that is restored",
     }
     lines += [f"{name:<18}{gflop:>12,.3f}   {runs[name]}" for name, gflop in passes_gflop(pipe).items()]
     return "\n".join(lines)

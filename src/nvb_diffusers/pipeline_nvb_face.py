@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from .camera import average_cameras, camera_from_angles, check_camera_params
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+FIDELITY = 0.8  # of a restoration where there is a pixel restorer
 SMALLEST_SIDE = 8  # pixels; below it a picture holds no face
 CONDITIONING_BATCH = 32  # feature maps at a time before the UNet loop, where `view_batch_size` does not say
 
@@ -57,14 +58,16 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         scheduler: any of diffusers' schedulers for epsilon, v or sample prediction.
         view_transformer: lifts features into a volume and projects it to cameras (`ViewTransformer3D`, Eq. 3-6);
             without it the pipeline restores the input's own view (step 1).
+        pixel_restorer: restores what the photo does show (`PixelRestorer`), for `fidelity`; without it restorations are
+            the UNet's alone.
 
     Raises:
         ValueError: a component's width does not fit the UNet's cross-attention, or the scheduler's prediction type is
             none of epsilon, v_prediction and sample.
     """
 
-    model_cpu_offload_seq = "image_encoder->view_transformer->unet->vae"
-    _optional_components: ClassVar[list[str]] = ["view_transformer"]
+    model_cpu_offload_seq = "image_encoder->view_transformer->unet->vae->pixel_restorer"
+    _optional_components: ClassVar[list[str]] = ["view_transformer", "pixel_restorer"]
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "encoder_hidden_states"]
     _lora_loadable_modules: ClassVar[list[str]] = ["unet"]
     text_encoder = None  # which diffusers' LoRA loader asks for
@@ -76,11 +79,17 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         vae: ModelMixin,
         scheduler: SchedulerMixin,
         view_transformer: ModelMixin | None = None,
+        pixel_restorer: ModelMixin | None = None,
     ) -> None:
         super().__init__()
         _check_components(image_encoder, view_transformer, unet, vae, scheduler)
         self.register_modules(
-            image_encoder=image_encoder, unet=unet, vae=vae, scheduler=scheduler, view_transformer=view_transformer
+            image_encoder=image_encoder,
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            view_transformer=view_transformer,
+            pixel_restorer=pixel_restorer,
         )
         self.image_processor = VaeImageProcessor()
 
@@ -320,6 +329,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         num_samples: int = 1,
+        fidelity: float | None = None,
         *,
         _restore: bool = False,
     ) -> NVBFacePipelineOutput | tuple[Any, ...]:
@@ -346,6 +356,9 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             callback_on_step_end_tensor_inputs: any of latents (B*V, C, h, w) and encoder_hidden_states (B*V, L, C).
             num_samples: K, how often every view is made, each time from other noise, to see what is invented. They
                 share the conditioning. Without noise from `eta`, the first is what a call without this would give.
+            fidelity: of a restoration, 0 to 1: what is seen of the pixel restorer's picture, which is true to the photo
+                and soft, over the UNet's, which is sharp and partly invented. None for 0.8 where there is a pixel
+                restorer, and for 0 elsewhere. Latents are always the UNet's.
 
         Raises:
             ValueError: an input is not as described.
@@ -371,6 +384,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(
                 f"`num_samples` is {num_samples}, but it must be at least 1, and exactly 1 where `latents` are given."
             )
+        fidelity = self._check_fidelity(fidelity, restore, output_type)
         pixel_values = self.preprocess_images(images)  # (B, 3, S, S)
 
         # 2. Time steps and latents
@@ -416,6 +430,10 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             samples: Any = latents.unflatten(0, grid)
         else:
             pictures = self.decode_latents(latents, view_batch_size)  # (B*K*V, 3, S, S)
+            if fidelity:
+                faithful = self.pixel_restorer(pixel_values.to(self.pixel_restorer.dtype)).sample  # (B, 3, S, S)
+                faithful = faithful.to(pictures).repeat_interleave(num_samples, dim=0)  # (B*K, 3, S, S), as V is 1
+                pictures = pictures.clamp(-1, 1).lerp(faithful.clamp(-1, 1), fidelity)
             if num_samples > 1:
                 shown = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).unflatten(0, grid)
                 deviation = shown.std(dim=1).mean(dim=2)  # (B, V, S, S)
@@ -439,6 +457,20 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             kwargs: of a call, but for the cameras.
         """
         return self(image, **kwargs, _restore=True)
+
+    def _check_fidelity(self, fidelity: float | None, restore: bool, output_type: str) -> float:
+        """The fidelity meant; a ValueError where it is out of range, or asked of what cannot have it."""
+        possible = restore and self.pixel_restorer is not None and output_type != "latent"
+        if fidelity is None:
+            return FIDELITY if possible else 0.0
+        if not 0 <= fidelity <= 1:
+            raise ValueError(f"`fidelity` is {fidelity}, but 0 to 1 is accepted.")
+        if fidelity > 0 and not possible:
+            raise ValueError(
+                f"`fidelity` is {fidelity}, but only pictures that a pipeline with a pixel restorer restores have one: "
+                "leave it out."
+            )
+        return float(fidelity)
 
     def _predict(
         self,

@@ -58,6 +58,7 @@ class Row:
         constant_camera: whether the volume is built with the frontal camera.
         presets: degradations it is run on; None for the comparison's main one.
         num_orbits: identities of whom it makes a dense orbit on the main preset.
+        fidelity: of its restorations; None for what the pipeline does unasked.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Row:
     constant_camera: bool = False
     presets: Sequence[str] | None = None
     num_orbits: int = 0
+    fidelity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,7 @@ def _method(row: Row, num_inference_steps: int, data_dir: Path) -> Method:
         return InputAsView()
     if row.method == "mean_face":
         return MeanFace(data_dir)
-    first = OneStage(_pipeline(row.checkpoint), num_inference_steps, row.constant_camera)
+    first = OneStage(_pipeline(row.checkpoint), num_inference_steps, row.constant_camera, row.fidelity)
     if row.method == "one_stage":
         return first
     second = first if row.view_checkpoint is None else OneStage(_pipeline(row.view_checkpoint), num_inference_steps)

@@ -55,11 +55,13 @@ class OneStage:
         num_inference_steps: of the views, and of the restoration.
         constant_camera: whether the volume is built with the frontal camera instead of the predicted one, for a view
             transformer that was trained so.
+        fidelity: of the restoration, as in a call of the pipeline.
     """
 
     pipeline: NVBFacePipeline
     num_inference_steps: int
     constant_camera: bool = False
+    fidelity: float | None = None
 
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
         """Views of the input, and the input restored by step 1 alone."""
@@ -67,7 +69,7 @@ class OneStage:
 
     def restore(self, image: Image.Image, seed: int) -> Image.Image:
         """The input's own view by step 1 alone."""
-        output: Any = self.pipeline.restore(image, **self._options(seed))
+        output: Any = self.pipeline.restore(image, fidelity=self.fidelity, **self._options(seed))
         return output.images[0]
 
     def views(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:

@@ -1,0 +1,133 @@
+"""The pixel restorer, and how far a restoration follows it."""
+
+import pytest
+import torch
+from conftest import SIDE, tiny_pipeline, tiny_pixel_restorer
+from diffusers import DiffusionPipeline
+
+from nvb_diffusers import PixelRestorer
+from nvb_diffusers.pipeline_nvb_face import FIDELITY
+
+
+def pictures(count=2, side=SIDE, seed=0):
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def restored(pipe, images, **kwargs):
+    """Restored pictures (B, 1, 3, S, S) of a few steps from the same noise."""
+    options = {"num_inference_steps": 2, "output_type": "pt", "generator": torch.Generator().manual_seed(3)}
+    return pipe.restore(images, **(options | kwargs)).images
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline(pixel_restorer=True)
+
+
+# The network
+
+
+def test_any_size_that_the_patches_divide():
+    """Assert the input's shape, as output and as tuple, and a clear refusal of other sides."""
+    model = PixelRestorer(in_channels=2, patch_size=3, hidden_size=5, num_layers=1)
+    sample = torch.randn(4, 2, 6, 9)
+    output = model(sample)
+    assert output.sample.shape == (4, 2, 6, 9)
+    assert torch.equal(model(sample, return_dict=False)[0], output.sample)
+    with pytest.raises(ValueError, match=r"\(4, 2, 6, 8\), but its sides must be divisible by 3"):
+        model(sample[..., :8])
+
+
+def test_it_sees_no_further_than_its_convolutions():
+    """Assert that a changed pixel changes its own patch and those within a patch a convolution, and none beyond."""
+    torch.manual_seed(0)
+    model, sample = tiny_pixel_restorer(num_layers=1), torch.randn(1, 3, 48, 48)
+    changed = sample.clone()
+    changed[0, 1, 22, 27] += 1  # in patch (5, 6); conv_in, two of the block and conv_out reach 4 patches
+    with torch.no_grad():
+        difference = (model(changed).sample - model(sample).sample).abs().sum(dim=1)[0]
+    reached = difference.unflatten(1, (12, 4)).unflatten(0, (12, 4)).amax(dim=(1, 3)) > 0  # (12, 12)
+    expected = torch.zeros(12, 12, dtype=torch.bool)
+    expected[1:10, 2:11] = True
+    assert torch.equal(reached, expected)
+
+
+def test_a_new_one_changes_little():
+    """Assert that training begins near the photo: a tenth of its contrast at most."""
+    torch.manual_seed(0)
+    sample = pictures() * 2 - 1
+    with torch.no_grad():
+        change = PixelRestorer()(sample).sample - sample
+    assert 0 < change.std() < 0.1 * sample.std()
+
+
+# In the pipeline
+
+
+def test_fidelity_weighs_the_two_pictures(pipe):
+    """Assert the weighted mean of what UNet and restorer make, of each image its own, with 0.8 where none is given."""
+    images = pictures()
+    painted = restored(pipe, images, fidelity=0)
+    with torch.no_grad():
+        faithful = (pipe.pixel_restorer(images * 2 - 1).sample / 2 + 0.5).clamp(0, 1)
+    assert (painted[:, 0] - faithful).abs().mean() > 0.05
+    for fidelity, weight in ((0.3, 0.3), (1, 1), (None, FIDELITY)):
+        expected = (1 - weight) * painted[:, 0] + weight * faithful
+        torch.testing.assert_close(restored(pipe, images, fidelity=fidelity)[:, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_every_sample_of_every_image_follows_its_own_photo(pipe):
+    """Assert that with fidelity 1 all samples of an image are the same, and deviate nowhere."""
+    images = pictures(3)
+    output = pipe.restore(images, num_inference_steps=1, num_samples=2, fidelity=1, output_type="pt")
+    assert output.samples.shape == (3, 2, 1, 3, SIDE, SIDE)
+    assert not output.deviation.any()
+    assert torch.equal(output.samples[:, 0], output.samples[:, 1])
+    for index in range(3):
+        torch.testing.assert_close(output.images[index], restored(pipe, images[index], fidelity=1), atol=1e-5, rtol=0)
+
+
+def test_latents_and_views_are_the_unets(pipe):
+    """Assert that a pixel restorer changes neither, and a pipeline without one restores as with fidelity 0."""
+    plain = tiny_pipeline()
+    images = pictures()
+    assert torch.equal(restored(pipe, images, output_type="latent"), restored(plain, images, output_type="latent"))
+    assert torch.equal(restored(pipe, images, fidelity=0), restored(plain, images))
+    views = [
+        some(images[0], cameras=[(20, 0)], num_inference_steps=1, latents=torch.ones(1, 1, 4, 8, 8), output_type="pt")
+        for some in (pipe, plain)
+    ]
+    assert torch.equal(views[0].images, views[1].images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fidelity": 1.2}, "`fidelity` is 1.2, but 0 to 1 is accepted"),
+        ({"fidelity": -0.1}, "`fidelity` is -0.1, but 0 to 1 is accepted"),
+        ({"fidelity": float("nan")}, "`fidelity` is nan, but 0 to 1 is accepted"),
+        ({"fidelity": 0.5, "output_type": "latent"}, "only pictures that a pipeline with a pixel restorer restores"),
+    ],
+)
+def test_fidelity_that_cannot_be_had_is_refused(pipe, arguments, message):
+    """Assert one clear line for numbers out of range, for latents, for views, and without a restorer."""
+    with pytest.raises(ValueError, match=message):
+        restored(pipe, pictures(), **arguments)
+    for call in (tiny_pipeline().restore, pipe):
+        with pytest.raises(ValueError, match="only pictures that a pipeline with a pixel restorer restores"):
+            call(pictures(), fidelity=0.5)
+
+
+def test_it_is_saved_with_the_pipeline(pipe, tmp_path):
+    """Assert that our loader and the base class bring it back to the bit, also in half precision."""
+    pipe.save_pretrained(tmp_path)
+    for loader in (type(pipe), DiffusionPipeline):
+        loaded = loader.from_pretrained(tmp_path)
+        loaded.set_progress_bar_config(disable=True)
+        assert torch.equal(restored(loaded, pictures()), restored(pipe, pictures()))
+    half = type(pipe).from_pretrained(tmp_path, dtype=torch.float16)
+    half.set_progress_bar_config(disable=True)
+    assert half.pixel_restorer.dtype == torch.float16
+    torch.testing.assert_close(
+        restored(half, pictures()), restored(pipe, pictures()), atol=0.02, rtol=0, check_dtype=False
+    )

@@ -25,6 +25,7 @@ CODE = {
     "pipeline_nvb_face.py",
     "image_encoder/image_encoder.py",
     "view_transformer/view_transformer.py",
+    "pixel_restorer/pixel_restorer.py",
 }
 
 # Runs first where a process must not see the package, as if it were not installed.
@@ -90,14 +91,17 @@ report["package"] = "nvb_diffusers" in sys.modules
 
 
 def views(pipeline):
-    """Two views in two steps, the same in every process for the same weights."""
+    """Two views and a restoration in two steps, the same in every process for the same weights."""
     import numpy as np
     import torch
 
     pipeline.set_progress_bar_config(disable=True)
     image = np.linspace(0, 1, 64 * 64 * 3, dtype=np.float32).reshape(64, 64, 3)
     generator = torch.Generator().manual_seed(0)
-    return pipeline(image, [(-20, 0), (30, 5)], num_inference_steps=2, generator=generator, output_type="np").images
+    options = {"num_inference_steps": 2, "generator": generator, "output_type": "np"}
+    return np.concatenate(
+        [pipeline(image, [(-20, 0), (30, 5)], **options).images, pipeline.restore(image, **options).images]
+    )
 
 
 def save_views(pipeline, name):
@@ -146,7 +150,7 @@ def published(hub, tmp_path_factory):
     """A pipeline published to `me/face` by another process: its work folder, report and the views to expect."""
     work = tmp_path_factory.mktemp("published")
     (work / "card.md").write_text(CARD, encoding="utf-8")
-    pipeline = tiny_pipeline()
+    pipeline = tiny_pipeline(pixel_restorer=True)
     for folder in ("saved", "pickle"):
         pipeline.save_pretrained(work / folder)
     (work / "pickle/unet/diffusion_pytorch_model.safetensors").unlink()
@@ -159,7 +163,7 @@ def published(hub, tmp_path_factory):
 def test_hub_id_loads_bit_exact(published, name):
     """Assert that a Hub id gives the very pictures of the pipeline in memory, by `publish` and by `push_to_hub`."""
     loaded = np.load(published.work / f"{name}.npy")
-    assert loaded.shape == (2, 64, 64, 3)
+    assert loaded.shape == (3, 64, 64, 3)
     assert np.array_equal(loaded, published.views)
 
 
@@ -171,13 +175,13 @@ def test_main_holds_data_only(hub, published):
     assert "unet/diffusion_pytorch_model.safetensors.index.json" not in files
     assert "pictures/a.svg" in files
     assert {path.split("/")[0] for path in files if path.endswith(".safetensors")} == {
-        "image_encoder", "view_transformer", "unet", "vae"
+        "image_encoder", "view_transformer", "unet", "vae", "pixel_restorer"
     }  # fmt: skip
     assert json.loads(files["model_index.json"])["_class_name"] == "NVBFacePipeline"
 
 
 def test_remote_code_branch_adds_code_to_the_same_weights(hub, published):
-    """Assert that the branch differs from `main` by three files of code and the index that names them."""
+    """Assert that the branch differs from `main` by four files of code and the index that names them."""
     main, branch = hub.files("me/face"), hub.files("me/face", "remote-code")
     assert branch.keys() - main.keys() == CODE
     assert {path for path in branch.keys() & main.keys() if main[path] != branch[path]} == {"model_index.json"}
@@ -193,7 +197,7 @@ def test_component_that_is_gone_is_removed(hub, published):
     """Assert that a step 1 pipeline, published over one with a view transformer, leaves none of its files."""
     for revision in ("main", "remote-code"):
         folders = {path.split("/")[0] for path in hub.files("me/pushed", revision) if "/" in path}
-        assert folders == {"image_encoder", "unet", "vae", "scheduler"}
+        assert folders == {"image_encoder", "unet", "vae", "scheduler", "pixel_restorer"}
 
 
 def test_card_is_kept_or_written(hub, published):
@@ -279,7 +283,7 @@ def test_bad_card_is_refused(card, words):
 @pytest.mark.parametrize("view_transformer", [True, False])
 def test_exported_code_stands_alone(tmp_path, view_transformer):
     """Assert that exported files import no sibling, define no name twice, and are named by the index."""
-    export_remote_code(tiny_pipeline(view_transformer=view_transformer), tmp_path)
+    export_remote_code(tiny_pipeline(view_transformer=view_transformer, pixel_restorer=True), tmp_path)
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py")}
     assert files == {path for path in CODE if view_transformer or not path.startswith("view")}
     index = json.loads((tmp_path / "model_index.json").read_text())

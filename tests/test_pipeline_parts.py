@@ -50,13 +50,11 @@ def test_eta_adds_noise_from_the_generator(pipe):
         assert (difference(first, second) > 1e-3) == noisy
 
 
-def test_models_run_one_after_another(pipe):
-    """Assert that with CPU offload each model is fetched when its turn in `model_cpu_offload_seq` comes, and only then.
+def note_fetches(pipe):
+    """A list to which CPU offload adds the name of each model that it fetches, until the end of a call.
 
     The hooks are accelerate's own; here the fast device is the CPU too, so that the order can be seen on any machine.
     """
-    settings = {"num_inference_steps": 3, "guidance_scale": 2.0, "cameras": CAMERAS[:1], "view_batch_size": 1}
-    expected = views(pipe, **settings)
     fetched = []
     pipe.enable_model_cpu_offload(device="cpu")
     for name, model in pipe.components.items():
@@ -68,12 +66,28 @@ def test_models_run_one_after_another(pipe):
                 return _fetch(module, *args, **kwargs)
 
             model._hf_hook.pre_forward = noted
+    return fetched
+
+
+def turns_of(fetched):
+    return [name for i, name in enumerate(fetched) if i == 0 or fetched[i - 1] != name]
+
+
+def test_models_run_one_after_another():
+    """Assert that with CPU offload each model is fetched in its turn of `model_cpu_offload_seq`, and only then."""
+    pipe = tiny_pipeline(pixel_restorer=True)
+    in_turn = pipe.model_cpu_offload_seq.split("->")
+    settings = {"num_inference_steps": 3, "guidance_scale": 2.0, "cameras": CAMERAS[:1], "view_batch_size": 1}
+    expected = views(pipe, **settings)
+    fetched = note_fetches(pipe)
     assert np.array_equal(views(pipe, **settings), expected)
-    turns = [name for i, name in enumerate(fetched) if i == 0 or fetched[i - 1] != name]
-    assert turns == pipe.model_cpu_offload_seq.split("->")
+    assert turns_of(fetched) == in_turn[:-1]
     # All steps' conditioning, one by one here, belongs to one turn of encoder and view transformer.
-    counts = {name: fetched.count(name) for name in turns}
+    counts = {name: fetched.count(name) for name in fetched}
     assert counts == {"image_encoder": 3, "view_transformer": 3 + 3 + 3, "unet": 3, "vae": 1}
+    fetched = note_fetches(pipe)
+    pipe.restore(picture(), num_inference_steps=3)
+    assert turns_of(fetched) == [name for name in in_turn if name != "view_transformer"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

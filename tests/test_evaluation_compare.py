@@ -8,11 +8,13 @@ import torch
 from conftest import tiny_pipeline
 from PIL import Image
 from small_data import write_small_set
+from test_prepare import load_script
 
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, paired_lead, read_comparison, row_folder
 from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, OneStage, TwoStage, write_predictions
 from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
+from nvb_diffusers.evaluation.score import read_scores
 
 SET = {"split": "train", "num_identities": 3, "num_target_views": 2, "resolution": 64}
 
@@ -134,6 +136,29 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out/comparison.json").read_text()) == json.loads(json.dumps(results))
     monkeypatch.setattr("nvb_diffusers.evaluation.methods.save_image", None)  # a picture made again would fail
     assert compare(read_comparison(file), place / "data", tmp_path / "out", None) == results
+
+
+def test_rows_are_drawn_by_rank(place, tmp_path, capsys):
+    """Assert that the best person by SSIM comes first, with two rows, and one line for a rank that is not there."""
+    draw_rows = load_script("draw_rows")
+    rows = ({"name": "input", "method": "input"},)
+    values = {"title": "tiny", "rows": rows, "preset": "severe", "test_set": SET, "num_inference_steps": 1}
+    (tmp_path / "comparison.json").write_text(json.dumps(values))
+    compare(read_comparison(tmp_path / "comparison.json"), place / "data", tmp_path / "out", None)
+    options = ["--row", "input", "--preset", "severe", "--out", str(tmp_path / "rows.png")]
+    assert draw_rows.main([str(tmp_path / "out"), *options, "--ranks", "1", "-1"]) == 0
+    with Image.open(tmp_path / "rows.png") as sheet:
+        assert sheet.size == (3 * (64 + 6) + 6, 4 * (64 + 13 + 12) + 6)
+        first = pixels(sheet.crop((6, 6, 70, 70)))
+    scores = [score for score in read_scores(tmp_path / "out/scores/input/severe") if score["task"] == "novel_views"]
+    means = {
+        s["identity"]: np.mean([t["values"]["SSIM"] for t in scores if t["identity"] == s["identity"]]) for s in scores
+    }
+    best = max(means, key=means.get)
+    assert len(set(means.values())) == 3
+    assert np.array_equal(first, pixels(Image.open(tmp_path / f"out/sets/severe/inputs/{best}.png")))
+    assert draw_rows.main([str(tmp_path / "out"), *options, "--ranks", "4"]) == 2
+    assert "--ranks 4: there are 3 people" in capsys.readouterr().err
 
 
 def test_results_of_other_settings_are_not_gone_on_with(place, tmp_path):

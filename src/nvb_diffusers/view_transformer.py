@@ -49,9 +49,7 @@ class ModLN(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
-        self.modulation = nn.Linear(channels, 2 * channels)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = _zeroed(nn.Linear(channels, 2 * channels))
 
     def forward(self, tokens: torch.Tensor, camera_embedding: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
         """Normalise tokens (B, L, C) given the embeddings (B, C) of the source camera and of the time step."""
@@ -268,8 +266,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         )
         self.time_proj = Timesteps(time_embed_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(time_embed_channels, hidden_size)
-        nn.init.zeros_(self.time_embedding.linear_2.weight)
-        nn.init.zeros_(self.time_embedding.linear_2.bias)
+        _zeroed(self.time_embedding.linear_2)
 
         # 2. From source features to the volume
         self.norm_in = nn.LayerNorm(in_channels)

@@ -17,7 +17,7 @@ pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT]).to(sta
 with state.split_between_processes(sorted(Path(folder).glob("*.png"))) as photos:
     for start in range(0, len(photos), 8):
         batch = photos[start : start + 8]
-        images = pipe(batch, cameras=orbit_cameras(7, (-45, 45)), num_inference_steps=20).images
+        images = pipe(batch, cameras=orbit_cameras(7, (-45, 45))).images
         for photo, views in zip(batch, images, strict=True):
             for number, view in enumerate(views):
                 view.save(f"{photo.stem}_{number:02d}.png")

@@ -11,5 +11,5 @@ from nvb_diffusers.face_crop import crop_face, load_photo
 photo, *pipeline = sys.argv[1:]
 pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
 face = crop_face(load_photo(photo), size=pipe.image_encoder.config.sample_size).image
-views = pipe(face, cameras=orbit_cameras(24, (-40, 40)), num_inference_steps=20, view_batch_size=8).images
+views = pipe(face, cameras=orbit_cameras(24, (-40, 40)), view_batch_size=8).images
 export_to_gif([*views, *views[-2:0:-1]], "orbit.gif", fps=12)

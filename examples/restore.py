@@ -8,4 +8,4 @@ from nvb_diffusers.face_crop import crop_face, load_photo
 photo, *pipeline = sys.argv[1:]
 pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
 face = crop_face(load_photo(photo), size=pipe.image_encoder.config.sample_size).image
-pipe.restore(face, num_inference_steps=20).images[0].save("restored.png")
+pipe.restore(face).images[0].save("restored.png")

@@ -12,7 +12,7 @@ from nvb_diffusers.face_crop import crop_face, load_photo
 photo, *pipeline = sys.argv[1:]
 pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
 face = crop_face(load_photo(photo), size=pipe.image_encoder.config.sample_size).image
-out = pipe(face, cameras=orbit_cameras(3, yaw_range_deg=(-30, 30)), num_inference_steps=20, num_samples=6)
+out = pipe(face, cameras=orbit_cameras(3, yaw_range_deg=(-30, 30)), num_samples=6)
 for number, (view, deviation) in enumerate(zip(out.images, out.deviation, strict=True)):
     view.save(f"view_{number:02d}.png")
     heat = (deviation / out.deviation.max() * 255).byte().numpy()  # blue where the samples agree, red where they do not

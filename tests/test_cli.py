@@ -155,6 +155,17 @@ def test_degrade_can_be_replayed_from_its_json(run, face, tmp_path):
     assert (tmp_path / "o/face_mild_4.png").read_bytes() != (tmp_path / "face_mild_3.png").read_bytes()
 
 
+def test_steps_unasked_are_those_of_the_checkpoint(checkpoint, tmp_path):
+    """Assert that who gives no steps gets what the checkpoint says, and 20 on a CPU where it says nothing."""
+    NVBFacePipeline(**tiny_pipeline().components, default_num_inference_steps=6).save_pretrained(tmp_path)
+    for path, steps in ((tmp_path, 6), (checkpoint, 20)):
+        words = ["restore", "face.png", "--out", "o", "--device", "cpu", "--checkpoint", str(path)]
+        for extra, expected in (([], steps), (["--steps", "7"], 7)):
+            args = cli.build_parser().parse_args(words + extra)
+            cli.load_pipeline(args)
+            assert args.steps == expected
+
+
 def test_info_counts_parameters_and_work(run, checkpoint):
     """Assert that the table holds each component's true number of parameters."""
     status, out, _ = run("info", "--checkpoint", checkpoint, model=False)

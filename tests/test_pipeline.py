@@ -301,6 +301,19 @@ def test_guidance_moves_away_from_the_null(learned_null):
     hook.remove()
 
 
+def test_a_checkpoint_brings_its_own_defaults(pipe, tmp_path):
+    """Assert that steps and guidance come from the checkpoint where a call names none, and are 50 and 1 without."""
+    defaults = {"default_num_inference_steps": 3, "default_guidance_scale": 2.0}
+    NVBFacePipeline(**pipe.components, **defaults).save_pretrained(tmp_path)
+    loaded = NVBFacePipeline.from_pretrained(tmp_path)
+    unasked = views(loaded, num_inference_steps=None)
+    assert (loaded.num_timesteps, loaded.guidance_scale) == (3, 2.0)
+    np.testing.assert_array_equal(unasked, views(pipe, num_inference_steps=3, guidance_scale=2.0))
+    np.testing.assert_array_equal(views(loaded, guidance_scale=1.0), views(pipe))
+    views(pipe, cameras=CAMERAS[:1], num_inference_steps=None)
+    assert (pipe.num_timesteps, pipe.guidance_scale) == (50, 1.0)
+
+
 def test_guidance_formula(pipe):
     """Assert uncond + s (cond - uncond), where a UNet that returns the sum of its condition shows which is which."""
     sums = torch.tensor([3.0, 5.0])  # of the two views' features

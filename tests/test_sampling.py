@@ -9,10 +9,12 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
 from nvb_diffusers.training.sampling import (
+    DROPPED,
+    GIVEN,
     HELD_OUT_KEY,
     KeySampler,
     ShardSampler,
-    draw_dropped,
+    draw_choices,
     draw_noise,
     draw_timesteps,
 )
@@ -81,11 +83,11 @@ def test_draws_depend_on_the_key_alone():
     """Assert that time step, noise and dropping of a sample do not depend on the batch it is in."""
     keys = torch.tensor([5, 9, HELD_OUT_KEY + 1])
     timesteps, noise = draw_timesteps(keys, 1000, seed=2), draw_noise(keys, (4, 3, 2), seed=2)
-    dropped = draw_dropped(keys, 0.5, seed=2)
+    dropped = draw_choices(keys, 0.5, 2, DROPPED)
     for i in range(3):
         assert draw_timesteps(keys[i : i + 1], 1000, seed=2).item() == timesteps[i].item()
         assert torch.equal(draw_noise(keys[i : i + 1], (4, 3, 2), seed=2)[0], noise[i])
-        assert draw_dropped(keys[i : i + 1], 0.5, seed=2).item() == dropped[i].item()
+        assert draw_choices(keys[i : i + 1], 0.5, 2, DROPPED).item() == dropped[i].item()
     assert not torch.equal(noise, draw_noise(keys, (4, 3, 2), seed=3))
 
 
@@ -99,6 +101,8 @@ def test_draws_have_the_right_statistics():
     noise = draw_noise(keys[:200], (4, 8, 8), seed=0)
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
-    assert abs(draw_dropped(keys, 0.2, seed=0).float().mean() - 0.2) < 0.04
-    assert not draw_dropped(keys, 0.0, seed=0).any()
-    assert draw_dropped(keys, 1.0, seed=0).all()
+    assert abs(draw_choices(keys, 0.2, 0, DROPPED).float().mean() - 0.2) < 0.04
+    assert not draw_choices(keys, 0.0, 0, DROPPED).any()
+    assert draw_choices(keys, 1.0, 0, DROPPED).all()
+    together = draw_choices(keys, 0.5, 0, DROPPED) == draw_choices(keys, 0.5, 0, GIVEN)
+    assert abs(together.float().mean() - 0.5) < 0.05, "the two choices are not independent"

@@ -244,6 +244,19 @@ def test_train_unet_trains_the_unet_too(place, tmp_path):
     assert_equal(gone_on.view_transformer.state_dict(), after.view_transformer.state_dict())
 
 
+def test_a_dropped_view_is_painted_without_features(place, tmp_path):
+    """Assert that views and restorations are then the same task, but not in validation, where nothing is dropped."""
+    losses, held_out = {}, {}
+    for share in (0.0, 1.0):
+        extra = ["--train_unet", "--conditioning_dropout", share, "--learning_rate", 0, "--max_train_steps", 1]
+        assert run("novel_view", place, tmp_path / str(share), *extra) == 0
+        losses[share] = [curve(tmp_path / str(share), name)[0] for name in ("diffusion_loss", "restoration_loss")]
+        held_out[share] = curve(tmp_path / str(share), "validation_diffusion_loss")
+    assert losses[1.0][0] == losses[1.0][1]
+    assert losses[0.0][0] != losses[0.0][1]
+    assert held_out[0.0] == held_out[1.0]
+
+
 def test_a_pixel_restorer_is_added_and_gone_on_with(place, tmp_path):
     """Assert that nothing else of the pipeline moves, and that a run without a shape starts from the one there is."""
     assert run("pixel_restorer", place, tmp_path / "run", "--learning_rate", 1e-2) == 0
@@ -529,6 +542,7 @@ def test_a_wrong_path_or_file_is_one_line(place, tmp_path, capsys):
         ("novel_view", ["--num_target_views", 7], "lower --num_target_views"),
         ("novel_view", ["--num_diffusion_views", 3], "a sample has 2 views"),
         ("novel_view", ["--num_diffusion_views", 0, "--train_unet"], "--train_unet needs one"),
+        ("novel_view", ["--conditioning_dropout", 0.1], "goes with --train_unet alone"),
         ("novel_view", ["--streaming"], "prepare_shards.py makes it"),
         ("autoencoder", ["--model_config", bad_key], "unexpected keyword argument 'widths'"),
     ]

@@ -347,7 +347,7 @@ def no_draws(step: str) -> Any:
     def dropped(keys: torch.Tensor, *_: Any) -> torch.Tensor:
         return torch.zeros_like(keys, dtype=torch.bool)
 
-    return mock.patch.multiple(SCRIPTS[step], draw_timesteps=timesteps, draw_noise=noise, draw_dropped=dropped)
+    return mock.patch.multiple(SCRIPTS[step], draw_timesteps=timesteps, draw_noise=noise, draw_choices=dropped)
 
 
 def count_flops(step: str, models: Models, num_views: int) -> tuple[int, int]:

@@ -48,7 +48,7 @@ from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion
 from nvb_diffusers.training.optimizer import MuonAdamW, adamw
 from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
-from nvb_diffusers.training.sampling import draw_dropped, draw_noise, draw_timesteps
+from nvb_diffusers.training.sampling import DROPPED, GIVEN, draw_choices, draw_noise, draw_timesteps
 
 # Share of samples whose volume is built with a given source camera: the true one, or "constant", the frontal one.
 GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0, "constant": 1.0}
@@ -66,6 +66,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--train_unet",
         action="store_true",
         help="the UNet learns on, from the view transformer's features and from the encoder's (ours)",
+    )
+    parser.add_argument(
+        "--conditioning_dropout",
+        type=float,
+        default=0.0,
+        help="share that --train_unet paints without features, for guidance",
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
     # Losses
@@ -164,7 +170,7 @@ def compute_loss(
     with torch.no_grad():
         encoded = image_encoder(degraded.flatten(0, 1), timesteps.repeat_interleave(num_views)).sample
     target_features = encoded.unflatten(0, (num_samples, num_views))  # (B, V, C, 8, 8)
-    given = draw_dropped(keys, GIVEN_CAMERAS[args.camera_conditioning], args.seed)  # (B,)
+    given = draw_choices(keys, GIVEN_CAMERAS[args.camera_conditioning], args.seed, GIVEN)  # (B,)
     constant = args.camera_conditioning == "constant"
     given_cameras = camera_from_angles(0, 0).to(cameras).expand(num_samples, 25) if constant else cameras[:, 0]
     features, predicted_cameras = model(target_features[:, 0], timesteps, cameras, given_cameras, given)
@@ -185,7 +191,11 @@ def compute_loss(
         noisy_latents = scheduler.add_noise(latents, noise, timesteps)
         target = diffusion_target(scheduler, latents, noise, timesteps)
         repeats = len(painted)
-        encoder_hidden_states = torch.cat([part[:, -shown:].flatten(0, 1) for part in painted.values()]).flatten(2).mT
+        conditioning = torch.cat([part[:, -shown:].flatten(0, 1) for part in painted.values()])  # (P*B*N, C, 8, 8)
+        dropped = draw_choices(keys, args.conditioning_dropout, args.seed, DROPPED).repeat_interleave(shown)
+        null_features = image_encoder.null_features(1).to(conditioning)
+        conditioning = torch.where(dropped.repeat(repeats)[:, None, None, None], null_features, conditioning)
+        encoder_hidden_states = conditioning.flatten(2).mT  # (P*B*N, L, C)
         sample = unet(noisy_latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), encoder_hidden_states).sample
         for name, part in zip(painted, sample.chunk(repeats), strict=True):
             parts[name] = diffusion_loss(part, target, timesteps, scheduler, args.snr_gamma)  # Eq. 2
@@ -218,7 +228,8 @@ def validate(
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, V, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     networks = (NovelViewModel(pipeline.view_transformer), pipeline.unet, pipeline.image_encoder)
-    parts = [compute_loss(*networks, scheduler, part, args) for part in split_batch(held_out, args.train_batch_size)]
+    whole = argparse.Namespace(**{**vars(args), "conditioning_dropout": 0.0})
+    parts = [compute_loss(*networks, scheduler, part, whole) for part in split_batch(held_out, args.train_batch_size)]
     values = {f"validation_{name}": sum(part[name].item() for _, part in parts) / len(parts) for name in parts[0][1]}
     noise = draw_noise(held_out["key"], held_out["latents"].shape[2:], args.seed)[:, None]  # (N, 1, C, h, w)
     views, source_cameras = [], []
@@ -274,7 +285,7 @@ def train(args: argparse.Namespace) -> None:
     if is_new:
         width = unet.config.cross_attention_dim
         view_transformer = new_model(ViewTransformer3D, args.view_transformer_config, in_channels=width)
-        pipeline = NVBFacePipeline(**{**pipeline.components, "view_transformer": view_transformer})
+        pipeline.register_modules(view_transformer=view_transformer)
     pipeline.set_progress_bar_config(disable=True)
 
     # 3. What trains: the view transformer, with its camera predictor and aggregator, alone or with the UNet
@@ -307,6 +318,8 @@ def train(args: argparse.Namespace) -> None:
     if not args.train_unet <= shown <= dataset.num_views:
         needed = ", and --train_unet needs one" if args.train_unet else ""
         raise ValueError(f"--num_diffusion_views {shown}: a sample has {dataset.num_views} views{needed}")
+    if args.conditioning_dropout and not args.train_unet:
+        raise ValueError("--conditioning_dropout is for a UNet that learns: it goes with --train_unet alone")
     if is_new and view_transformer.config.centre_features:
         centre(pipeline, held_out_batch(dataset, CENTRING_SAMPLES), args)
     if args.latents_cache:

@@ -129,7 +129,7 @@ def train(args: argparse.Namespace) -> None:
     pixel_restorer = pipeline.pixel_restorer
     if pixel_restorer is None or args.pixel_restorer_config is not None:
         pixel_restorer = new_model(PixelRestorer, args.pixel_restorer_config)
-        pipeline = NVBFacePipeline(**{**pipeline.components, "pixel_restorer": pixel_restorer})
+        pipeline.register_modules(pixel_restorer=pixel_restorer)
 
     # 3. What trains: all of it
     pixel_restorer.train().requires_grad_(True).to(memory_format=torch.channels_last)

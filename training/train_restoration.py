@@ -47,7 +47,7 @@ from nvb_diffusers.training.losses import diffusion_loss, diffusion_target
 from nvb_diffusers.training.optimizer import adamw
 from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
-from nvb_diffusers.training.sampling import draw_dropped, draw_noise, draw_timesteps
+from nvb_diffusers.training.sampling import DROPPED, draw_choices, draw_noise, draw_timesteps
 from nvb_diffusers.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
 
 
@@ -132,7 +132,7 @@ def compute_loss(
 
     features = image_encoder(batch["degraded_pixel_values"], timesteps).sample  # (B, C, 8, 8), Eq. 1
     predicted_latents = latent_head(features)  # (B, C, h, w), ours: a small encoder learns sooner what to read
-    dropped = draw_dropped(keys, args.conditioning_dropout, args.seed)
+    dropped = draw_choices(keys, args.conditioning_dropout, args.seed, DROPPED)
     features = torch.where(dropped[:, None, None, None], null_features.to(features.dtype), features)
     encoder_hidden_states = features.flatten(2).mT  # (B, L, C)
 

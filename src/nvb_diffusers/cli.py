@@ -132,9 +132,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint", default=DEFAULT_CHECKPOINT, help="folder or Hub id (default: the packaged one)"
     )
-    command.add_argument("--steps", type=_whole_number(1), help="denoising steps (default 20 on a CPU, else 50)")
+    command.add_argument(
+        "--steps",
+        type=_whole_number(1),
+        help="denoising steps (default: what suits the checkpoint, or 20 on a CPU and 50 elsewhere)",
+    )
     command.add_argument("--seed", type=_whole_number(0), default=0, help="of the initial noise (default %(default)s)")
-    command.add_argument("--guidance-scale", type=float, default=1.0, help="above 1 costs double (default %(default)s)")
+    command.add_argument("--guidance-scale", type=float, help="above 1 costs double (default: the checkpoint's)")
     command.add_argument("--scheduler", choices=SCHEDULERS, help="default: the checkpoint's own")
     command.add_argument("--device", help="cuda, cuda:1, mps, cpu (default: the best there is)")
     command.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, else float32")
@@ -278,12 +282,12 @@ def load_pipeline(args: argparse.Namespace, needs_views: bool = False) -> NVBFac
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use the device '{device}': {error}") from error
     kind = torch.device(device).type
-    args.steps = args.steps or DEFAULT_STEPS.get(kind, 50)
     pipe = _from_pretrained(args.checkpoint, dtype=DTYPES[args.dtype or DEFAULT_DTYPE.get(kind, "float32")])
     if needs_views and pipe.view_transformer is None:
         raise ValueError(f"'{args.checkpoint}' has no view transformer: it can only restore (nvb-face restore)")
     if args.scheduler is not None:
         pipe.scheduler = SCHEDULERS[args.scheduler].from_config(pipe.scheduler.config)
+    args.steps = args.steps or pipe.config.default_num_inference_steps or DEFAULT_STEPS.get(kind, 50)
     return pipe.to(device)
 
 

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from .camera import average_cameras, camera_from_angles, check_camera_params
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+NUM_INFERENCE_STEPS = 50  # the paper's, where the checkpoint has no better
 FIDELITY = 0.8  # of a restoration where there is a pixel restorer
 SMALLEST_SIDE = 8  # pixels; below it a picture holds no face
 CONDITIONING_BATCH = 32  # feature maps at a time before the UNet loop, where `view_batch_size` does not say
@@ -60,6 +61,8 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             without it the pipeline restores the input's own view (step 1).
         pixel_restorer: restores what the photo does show (`PixelRestorer`), for `fidelity`; without it restorations are
             the UNet's alone.
+        default_num_inference_steps: denoising steps that suit these weights, for calls that ask for none.
+        default_guidance_scale: the same for the guidance scale.
 
     Raises:
         ValueError: a component's width does not fit the UNet's cross-attention, or the scheduler's prediction type is
@@ -80,6 +83,8 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         scheduler: SchedulerMixin,
         view_transformer: ModelMixin | None = None,
         pixel_restorer: ModelMixin | None = None,
+        default_num_inference_steps: int | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
         super().__init__()
         _check_components(image_encoder, view_transformer, unet, vae, scheduler)
@@ -90,6 +95,9 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             scheduler=scheduler,
             view_transformer=view_transformer,
             pixel_restorer=pixel_restorer,
+        )
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
         )
         self.image_processor = VaeImageProcessor()
 
@@ -316,8 +324,8 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self,
         image: ImageInput | Sequence[ImageInput],
         cameras: Cameras | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 1.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -340,8 +348,9 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 tensors (3, H, W) in [0, 1]. It is resized to what the encoder takes.
             cameras: (V, 25) for all images, (B, V, 25), or a sequence of (yaw, pitch) in degrees; None for the input's
                 own view at its predicted camera, or restored where there is no view transformer.
-            num_inference_steps: denoising steps.
-            guidance_scale: above 1, moves away from what the UNet predicts without the photo, at twice the cost.
+            num_inference_steps: denoising steps; None for what suits the checkpoint, or 50.
+            guidance_scale: above 1, moves away from what the UNet predicts without the photo, at twice the cost; None
+                for what suits the checkpoint, or 1.
             eta: 0 to 1, noise added by DDIM at each step.
             generator: one, or one for each image, for results that can be repeated.
             latents: (B, V, C, h, w) or (B, 1, C, h, w) Gaussian noise to begin with.
@@ -369,6 +378,10 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         targets = None if cameras is None else _camera_tensor(cameras, "cameras")  # (V, 25) or (B, V, 25)
         sources = None if source_cameras is None else _camera_tensor(source_cameras, "source_cameras")  # (B, 25)
         restore = _restore or self.view_transformer is None
+        if num_inference_steps is None:
+            num_inference_steps = self.config.default_num_inference_steps or NUM_INFERENCE_STEPS
+        if guidance_scale is None:
+            guidance_scale = self.config.default_guidance_scale or 1.0
         self.check_inputs(
             num_images,
             targets,

@@ -80,20 +80,20 @@ class Comparison:
         rows: the methods; the first is the one whose samples are asked what they invent.
         preset: the main degradation.
         test_set: arguments of `make_test_set` besides the preset.
-        num_inference_steps: of every pipeline.
         num_samples: seeds for each view in the test of what is invented.
         num_invented: identities in that test; 0 leaves it out.
         num_figures: identities shown.
+        num_inference_steps: of every pipeline; None for what suits each.
     """
 
     title: str
     rows: tuple[Row, ...]
     preset: str
     test_set: dict[str, Any]
-    num_inference_steps: int
     num_samples: int = 4
     num_invented: int = 0
     num_figures: int = 6
+    num_inference_steps: int | None = None
 
     def presets(self, row: Row) -> Sequence[str]:
         """The degradations that a row is run on."""
@@ -273,13 +273,16 @@ def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _weights(row: Row) -> list[str]:
-    """Equal for equal weights of a row's pipelines."""
+    """Equal for equal weights, and defaults of calls, of a row's pipelines."""
     names = [name for name in (row.checkpoint, row.view_checkpoint) if name] if row.method.endswith("_stage") else []
-    files = [file for name in names for file in sorted(Path(_checkpoint(name)).rglob("*.safetensors"))]
+    folders = [Path(_checkpoint(name)) for name in names]
+    files = [
+        file for folder in folders for file in (folder / "model_index.json", *sorted(folder.rglob("*.safetensors")))
+    ]
     return [file_hash(file) for file in files]
 
 
-def _method(row: Row, num_inference_steps: int, data_dir: Path) -> Method:
+def _method(row: Row, num_inference_steps: int | None, data_dir: Path) -> Method:
     if row.method == "input":
         return InputAsView()
     if row.method == "mean_face":

@@ -32,7 +32,7 @@ def sample_honesty(
     cameras: torch.Tensor,
     truths: torch.Tensor,
     num_samples: int,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     seed: int,
 ) -> tuple[float, float]:
     """`invented_honesty` of a pipeline's views of one input.
@@ -43,7 +43,7 @@ def sample_honesty(
         cameras: (V, 25).
         truths: (V, 3, S, S) in [-1, 1].
         num_samples: samples of each view.
-        num_inference_steps: of every sample.
+        num_inference_steps: of every sample; None for what suits the pipeline.
         seed: of the noise.
     """
     generator = torch.Generator().manual_seed(seed)

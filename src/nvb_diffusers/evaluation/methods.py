@@ -52,14 +52,14 @@ class OneStage:
 
     Args:
         pipeline: with a view transformer.
-        num_inference_steps: of the views, and of the restoration.
+        num_inference_steps: of the views, and of the restoration; None for what suits the pipeline.
         constant_camera: whether the volume is built with the frontal camera instead of the predicted one, for a view
             transformer that was trained so.
         fidelity: of the restoration, as in a call of the pipeline.
     """
 
     pipeline: NVBFacePipeline
-    num_inference_steps: int
+    num_inference_steps: int | None = None
     constant_camera: bool = False
     fidelity: float | None = None
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 # What is drawn for a sample comes from separate generators, so that one draw more leaves the others as they were.
-TIMESTEPS, NOISE, DROPPED, VIEWS = range(4)
+TIMESTEPS, NOISE, DROPPED, VIEWS, GIVEN = range(5)
 
 HELD_OUT_KEY = 1 << 40  # about where the keys of validation samples begin: none of training's, the same in every run
 
@@ -96,9 +96,9 @@ def draw_noise(
     return torch.from_numpy(np.stack(draws)).to(keys.device, dtype)
 
 
-def draw_dropped(keys: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
-    """Which of the samples (B,) lose their conditioning, as booleans."""
-    draws = [sample_generator(key, seed, DROPPED).random() < probability for key in keys.tolist()]
+def draw_choices(keys: torch.Tensor, probability: float, seed: int, stream: int) -> torch.Tensor:
+    """Of which samples (B,) something is true that has this probability, as booleans."""
+    draws = [sample_generator(key, seed, stream).random() < probability for key in keys.tolist()]
     return torch.tensor(draws, device=keys.device)
 
 

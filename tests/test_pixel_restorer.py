@@ -38,18 +38,23 @@ def test_any_size_that_the_patches_divide():
         model(sample[..., :8])
 
 
-def test_it_sees_no_further_than_its_convolutions():
-    """Assert that a changed pixel changes its own patch and those within a patch a convolution, and none beyond."""
+def test_it_sees_its_neighbourhood_and_by_channel_attention_the_whole():
+    """Assert that a changed pixel changes the patches within a patch a convolution, and with attention all of them."""
     torch.manual_seed(0)
     model, sample = tiny_pixel_restorer(num_layers=1), torch.randn(1, 3, 48, 48)
     changed = sample.clone()
     changed[0, 1, 22, 27] += 1  # in patch (5, 6); conv_in, two of the block and conv_out reach 4 patches
-    with torch.no_grad():
-        difference = (model(changed).sample - model(sample).sample).abs().sum(dim=1)[0]
-    reached = difference.unflatten(1, (12, 4)).unflatten(0, (12, 4)).amax(dim=(1, 3)) > 0  # (12, 12)
+
+    def reached():
+        with torch.no_grad():
+            difference = (model(changed).sample - model(sample).sample).abs().sum(dim=1)[0]
+        return difference.unflatten(1, (12, 4)).unflatten(0, (12, 4)).amax(dim=(1, 3)) > 0  # (12, 12)
+
     expected = torch.zeros(12, 12, dtype=torch.bool)
     expected[1:10, 2:11] = True
-    assert torch.equal(reached, expected)
+    assert torch.equal(reached(), expected)  # the attention of a new model weighs nothing
+    torch.nn.init.normal_(model.blocks[0].channel_attention.weight)
+    assert reached().all()
 
 
 def test_a_new_one_changes_little():
@@ -65,11 +70,12 @@ def test_a_new_one_changes_little():
 
 
 def test_fidelity_weighs_the_two_pictures(pipe):
-    """Assert the weighted mean of what UNet and restorer make, of each image its own, with 0.8 where none is given."""
+    """Assert the weighted mean of what UNet and restorer make, of each image its own; unasked, the restorer alone."""
     images = pictures()
     painted = restored(pipe, images, fidelity=0)
     with torch.no_grad():
-        faithful = (pipe.pixel_restorer(images * 2 - 1).sample / 2 + 0.5).clamp(0, 1)
+        both = pipe.pixel_restorer(images * 2 - 1).sample + pipe.pixel_restorer(images.flip(-1) * 2 - 1).sample.flip(-1)
+        faithful = (both / 4 + 0.5).clamp(0, 1)
     assert (painted[:, 0] - faithful).abs().mean() > 0.05
     for fidelity, weight in ((0.3, 0.3), (1, 1), (None, FIDELITY)):
         expected = (1 - weight) * painted[:, 0] + weight * faithful

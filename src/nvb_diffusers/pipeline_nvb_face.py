@@ -20,7 +20,7 @@ from .camera import average_cameras, camera_from_angles, check_camera_params
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 NUM_INFERENCE_STEPS = 50  # the paper's, where the checkpoint has no better
-FIDELITY = 0.8  # of a restoration where there is a pixel restorer
+FIDELITY = 1.0  # of a restoration where there is a pixel restorer
 SMALLEST_SIDE = 8  # pixels; below it a picture holds no face
 CONDITIONING_BATCH = 32  # feature maps at a time before the UNet loop, where `view_batch_size` does not say
 
@@ -366,7 +366,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             num_samples: K, how often every view is made, each time from other noise, to see what is invented. They
                 share the conditioning. Without noise from `eta`, the first is what a call without this would give.
             fidelity: of a restoration, 0 to 1: what is seen of the pixel restorer's picture, which is true to the photo
-                and soft, over the UNet's, which is sharp and partly invented. None for 0.8 where there is a pixel
+                and soft, over the UNet's, which is sharp and partly invented. None for 1 where there is a pixel
                 restorer, and for 0 elsewhere. Latents are always the UNet's.
 
         Raises:
@@ -444,7 +444,9 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         else:
             pictures = self.decode_latents(latents, view_batch_size)  # (B*K*V, 3, S, S)
             if fidelity:
-                faithful = self.pixel_restorer(pixel_values.to(self.pixel_restorer.dtype)).sample  # (B, 3, S, S)
+                pixels = pixel_values.to(self.pixel_restorer.dtype)  # (B, 3, S, S)
+                seen, mirrored = (self.pixel_restorer(some).sample for some in (pixels, pixels.flip(-1)))
+                faithful = (seen + mirrored.flip(-1)) / 2  # errs less than either, as a mirrored face is a face
                 faithful = faithful.to(pictures).repeat_interleave(num_samples, dim=0)  # (B*K, 3, S, S), as V is 1
                 pictures = pictures.clamp(-1, 1).lerp(faithful.clamp(-1, 1), fidelity)
             if num_samples > 1:

@@ -22,18 +22,27 @@ class PixelRestorerOutput(BaseOutput):
 
 
 class ResidualBlock(nn.Module):
-    """(B, C, H, W) -> same: two convolutions, as in EDSR (arXiv 1707.02921), without a norm that could move colours."""
+    """(B, C, H, W) -> same: two convolutions, as in EDSR (arXiv 1707.02921), without a norm that could move colours.
+
+    Between them every channel is weighed by what the whole picture holds, as in RCAN (arXiv 1807.02758): how far to
+    trust a pixel depends on how much noise and blur there is everywhere.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.channel_attention = nn.Linear(channels, channels)
         with torch.no_grad():
             self.conv2.weight.mul_(0.3)  # so that a new stack of them does not blow up
+            self.channel_attention.weight.zero_()
+            self.channel_attention.bias.zero_()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Transform hidden_states (B, C, H, W)."""
-        return hidden_states + self.conv2(F.relu(self.conv1(hidden_states)))
+        inner = F.relu(self.conv1(hidden_states))
+        weights = 2 * self.channel_attention(inner.mean(dim=(2, 3))).sigmoid()  # (B, C) in (0, 2), 1 when new
+        return hidden_states + self.conv2(inner * weights[:, :, None, None])
 
 
 class PixelRestorer(ModelMixin, ConfigMixin):

@@ -92,11 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
     orbit.add_argument("--fps", type=_whole_number(1), default=12, help="frames a second (default %(default)s)")
     _add_model(orbit)
 
-    restore = add("restore", run_restore, "The same view of a face, restored (step 1 alone).")
+    restore = add("restore", run_restore, "The same view of a face, restored.")
     _add_photo(restore)
     restore.add_argument("--out", type=Path, required=True, help="folder to write to")
     restore.add_argument(
-        "--fidelity", type=float, help="0 to 1: from sharp and partly invented to soft and true to the photo"
+        "--fidelity",
+        type=float,
+        help="0 to 1: from painted by the UNet, partly invented, to true to the photo (default 1, where it can be)",
     )
     _add_model(restore)
 

@@ -465,7 +465,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def restore(
         self, image: ImageInput | Sequence[ImageInput], **kwargs: Any
     ) -> NVBFacePipelineOutput | tuple[Any, ...]:
-        """Step 1 alone: the same view, restored, without the view transformer. V is 1, `source_cameras` is None.
+        """The same view, restored: by pixel restorer, step 1 or both (`fidelity`). V is 1, `source_cameras` is None.
 
         Args:
             image: as in a call.

@@ -64,11 +64,11 @@ class OneStage:
     fidelity: float | None = None
 
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
-        """Views of the input, and the input restored by step 1 alone."""
+        """Views of the input, and the input restored."""
         return replace(self.views(image, cameras, seed), restored=self.restore(image, seed))
 
     def restore(self, image: Image.Image, seed: int) -> Image.Image:
-        """The input's own view by step 1 alone."""
+        """The input's own view, restored."""
         output: Any = self.pipeline.restore(image, fidelity=self.fidelity, **self._options(seed))
         return output.images[0]
 

@@ -8,12 +8,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "nvb_diffusers"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 HEAVY = {"accelerate", "datasets", "torchmetrics"}
-REMOTE_CODE = {  # these files also run where our package is not installed: the one sibling each may import
+REMOTE_CODE = {  # these files also run where our package is not installed: the siblings each may import
     "camera.py": set(),
     "image_encoder.py": set(),
     "pixel_restorer.py": set(),
-    "view_transformer.py": {"nvb_diffusers.camera"},
-    "pipeline_nvb_face.py": {"nvb_diffusers.camera"},
+    "camera_predictor.py": {"nvb_diffusers.camera"},
+    "view_transformer.py": {"nvb_diffusers.camera", "nvb_diffusers.camera_predictor"},
+    "pipeline_inputs.py": {"nvb_diffusers.camera"},
+    "pipeline_nvb_face.py": {"nvb_diffusers.camera", "nvb_diffusers.pipeline_inputs"},
 }
 
 
@@ -61,7 +63,7 @@ def test_only_training_and_evaluation_import_their_extras(module):
 
 
 @pytest.mark.parametrize("module", REMOTE_CODE)
-def test_remote_code_imports_one_sibling_at_most(module):
-    """Assert that components know `camera` alone and the pipeline none of its components: they are injected."""
+def test_remote_code_imports_no_component(module):
+    """Assert that components know cameras alone and the pipeline none of its components: they are injected."""
     ours = {name for name in imports_of(module) if name.startswith("nvb_diffusers")}
     assert ours <= REMOTE_CODE[module]

@@ -213,13 +213,24 @@ def _our_components(pipeline: NVBFacePipeline) -> dict[str, ModelMixin]:
 
 
 def _standalone_source(module: str) -> str:
-    """The source of a module, in which the source of each sibling stands in place of its import.
+    """The source of a module, in which the source of each sibling stands in place of its first import.
 
     Only `from .sibling import name` at the top level is followed, and the files share one set of global names.
     """
+    return _inlined(module, seen=set())
+
+
+def _inlined(module: str, seen: set[str]) -> str:
+    """The source of a module with its siblings, less those `seen`, to which it adds its own."""
     source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
-    for node in reversed(ast.parse(source).body):
+    parts, end = [], 0
+    for node in ast.parse(source).body:
         if isinstance(node, ast.ImportFrom) and node.level == 1:
-            lines[node.lineno - 1 : node.end_lineno] = [_standalone_source(f"{PACKAGE}.{node.module}")]
-    return "".join(lines)
+            sibling = f"{PACKAGE}.{node.module}"
+            parts += lines[end : node.lineno - 1]
+            if sibling not in seen:
+                seen.add(sibling)
+                parts.append(_inlined(sibling, seen))
+            end = int(node.end_lineno or node.lineno)
+    return "".join(parts + lines[end:])

@@ -8,24 +8,20 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .camera import average_cameras, camera_from_angles, check_camera_params
+from .camera import average_cameras, check_camera_params
+from .pipeline_inputs import Cameras, ImageInput, camera_tensor, check_components, image_list, read_image, refuse_pickle
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 NUM_INFERENCE_STEPS = 50  # the paper's, where the checkpoint has no better
 FIDELITY = 1.0  # of a restoration where there is a pixel restorer
-SMALLEST_SIDE = 8  # pixels; below it a picture holds no face
 CONDITIONING_BATCH = 32  # feature maps at a time before the UNet loop, where `view_batch_size` does not say
 
-ImageInput = Image.Image | str | Path | np.ndarray | torch.Tensor
-Cameras = torch.Tensor | np.ndarray | Sequence[Any]
 Callback = Callable[["NVBFacePipeline", int, Any, dict[str, Any]], dict[str, Any]]
 
 
@@ -87,7 +83,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         default_guidance_scale: float | None = None,
     ) -> None:
         super().__init__()
-        _check_components(image_encoder, view_transformer, unet, vae, scheduler)
+        check_components(image_encoder, view_transformer, unet, vae, scheduler)
         self.register_modules(
             image_encoder=image_encoder,
             unet=unet,
@@ -108,7 +104,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             ValueError: the weights are a pickle, or damaged.
         """
-        _refuse_pickle(kwargs)
+        refuse_pickle(kwargs)
         try:
             return super().from_pretrained(str(pretrained_model_name_or_path), use_safetensors=True, **kwargs)
         except OSError as error:
@@ -143,7 +139,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         source = pretrained_model_name_or_path_or_dict
         is_file = isinstance(source, str | Path) and Path(source).is_file()
-        _refuse_pickle(kwargs, source if is_file else kwargs.get("weight_name"))
+        refuse_pickle(kwargs, source if is_file else kwargs.get("weight_name"))
         super().load_lora_weights(source, use_safetensors=True, **kwargs)
 
     @classmethod
@@ -164,7 +160,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> None:
         """Raise a ValueError for arguments of `__call__` that do not go together; pictures are checked on reading."""
         # A component may have been replaced since the pipeline was made.
-        _check_components(self.image_encoder, self.view_transformer, self.unet, self.vae, self.scheduler)
+        check_components(self.image_encoder, self.view_transformer, self.unet, self.vae, self.scheduler)
         if num_images == 0:
             raise ValueError("The list of images is empty, but at least one is needed.")
         if restore and not (cameras is None and source_cameras is None):
@@ -210,7 +206,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         size = self.image_encoder.config.sample_size
         device, dtype = self._execution_device, self.image_encoder.dtype
-        pixel_values = [self.image_processor.preprocess(_read_image(image, size)) for image in images]
+        pixel_values = [self.image_processor.preprocess(read_image(image, size)) for image in images]
         return torch.cat([pixels.to(device, dtype) for pixels in pixel_values]).contiguous()  # (B, 3, S, S)
 
     def encode_images(
@@ -373,10 +369,10 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             ValueError: an input is not as described.
         """
         # 1. Inputs
-        images = _image_list(image)
+        images = image_list(image)
         num_images = len(images)
-        targets = None if cameras is None else _camera_tensor(cameras, "cameras")  # (V, 25) or (B, V, 25)
-        sources = None if source_cameras is None else _camera_tensor(source_cameras, "source_cameras")  # (B, 25)
+        targets = None if cameras is None else camera_tensor(cameras, "cameras")  # (V, 25) or (B, V, 25)
+        sources = None if source_cameras is None else camera_tensor(source_cameras, "source_cameras")  # (B, 25)
         restore = _restore or self.view_transformer is None
         if num_inference_steps is None:
             num_inference_steps = self.config.default_num_inference_steps or NUM_INFERENCE_STEPS
@@ -519,110 +515,8 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
 
 
-def _check_components(
-    image_encoder: ModelMixin,
-    view_transformer: ModelMixin | None,
-    unet: UNet2DConditionModel,
-    vae: ModelMixin,
-    scheduler: SchedulerMixin,
-) -> None:
-    """Raise a ValueError where widths do not fit, or where the scheduler's prediction type is unknown."""
-    width = unet.config.cross_attention_dim
-    if image_encoder.config.out_channels != width:
-        raise ValueError(
-            f"The image encoder's features are {image_encoder.config.out_channels} wide, but the UNet's "
-            f"cross-attention reads {width}: `nvb_diffusers.unet.convert_unet` changes the UNet."
-        )
-    if view_transformer is not None and view_transformer.config.in_channels != width:
-        raise ValueError(
-            f"The view transformer's features are {view_transformer.config.in_channels} wide, but the UNet's "
-            f"cross-attention reads {width}."
-        )
-    if vae.config.latent_channels != unet.config.in_channels:
-        raise ValueError(
-            f"The VAE's latents have {vae.config.latent_channels} channels, but the UNet takes "
-            f"{unet.config.in_channels}."
-        )
-    prediction_type = scheduler.config.get("prediction_type")
-    if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"The scheduler predicts {prediction_type!r}, but one of {PREDICTION_TYPES} is accepted.")
-
-
-def _refuse_pickle(kwargs: dict[str, Any], weights_file: str | Path | None = None) -> None:
-    """Take `use_safetensors` out of `kwargs`; raise a ValueError where it is False or the file is of another kind."""
-    if kwargs.pop("use_safetensors", True) is False:
-        raise ValueError("`use_safetensors=False` was given, but only safetensors weights are loaded, never a pickle.")
-    if weights_file is not None and Path(weights_file).suffix != ".safetensors":
-        raise ValueError(f"{weights_file} is no .safetensors file, and a pickle is refused: convert it first.")
-
-
 def _nested(pictures: list[Image.Image], grid: tuple[int, int, int]) -> list[list[list[Image.Image]]]:
     """Pictures as lists by image, sample and view."""
     _, num_samples, num_views = grid
     of_sample = [pictures[i : i + num_views] for i in range(0, len(pictures), num_views)]
     return [of_sample[i : i + num_samples] for i in range(0, len(of_sample), num_samples)]
-
-
-def _image_list(image: Any) -> list[ImageInput]:
-    """The pictures of a list, a tuple or a batch (B, ...); anything else is one picture, which is read later."""
-    if isinstance(image, list | tuple) or (isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4):
-        return list(image)
-    return [image]
-
-
-def _read_image(image: ImageInput, size: int) -> Image.Image | torch.Tensor:
-    """A square face crop, resized: a PIL image in RGB, or a tensor (1, 3, S, S) in [0, 1]."""
-    if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as file:
-                image = ImageOps.exif_transpose(file)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{image} cannot be read as an image: {error}.") from None
-    if isinstance(image, Image.Image):
-        _check_side(*image.size)
-        return image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-    if isinstance(image, np.ndarray):
-        tensor = torch.from_numpy(np.array(image)).movedim(-1, 0)  # a copy, as torch takes no read-only arrays
-    elif isinstance(image, torch.Tensor):
-        tensor = image
-    else:
-        raise ValueError(f"An image is a {type(image).__name__}, but a PIL image, path, array or tensor is accepted.")
-    if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(
-            f"An image has shape {tuple(image.shape)}, but an array (H, W, 3) or a tensor (3, H, W) is accepted."
-        )
-    _check_side(tensor.shape[2], tensor.shape[1])
-    low, high = tensor.aminmax()
-    if not (tensor.is_floating_point() and low >= 0 and high <= 1):  # which is also false for NaN
-        raise ValueError(
-            f"An image's pixels are {tensor.dtype} from {low:.4g} to {high:.4g}, but floating-point numbers from 0 to "
-            "1 are accepted."
-        )
-    pixels = tensor[None].float()
-    if tensor.shape[1] != size:
-        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    return pixels
-
-
-def _check_side(width: int, height: int) -> None:
-    """Raise a ValueError where a picture's size in pixels is not that of a face crop."""
-    if width != height or width < SMALLEST_SIDE:
-        raise ValueError(
-            f"An image is {width}x{height}, but a square face crop of at least {SMALLEST_SIDE} pixels is needed: "
-            "`nvb_diffusers.face_crop.crop_face` makes one from any photo."
-        )
-
-
-def _camera_tensor(cameras: Cameras, name: str) -> torch.Tensor:
-    """Labels (..., 25) as given, or those of (yaw, pitch) pairs in degrees (V, 2); of one label (25,), (1, 25)."""
-    try:
-        tensor = torch.as_tensor(cameras if isinstance(cameras, torch.Tensor) else np.array(cameras)).float()
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"`{name}` are no numbers in rows of equal length: a tensor (V, 25) or (B, V, 25), or a sequence of "
-            "(yaw, pitch) in degrees is accepted."
-        ) from None
-    if tensor.ndim == 2 and tensor.shape[1] == 2:
-        yaw_deg, pitch_deg = tensor.unbind(-1)
-        return camera_from_angles(yaw_deg, pitch_deg)
-    return tensor[None] if tensor.shape == (25,) else tensor

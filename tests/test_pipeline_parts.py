@@ -86,8 +86,11 @@ def test_models_run_one_after_another():
     counts = {name: fetched.count(name) for name in fetched}
     assert counts == {"image_encoder": 3, "view_transformer": 3 + 3 + 3, "unet": 3, "vae": 1}
     fetched = note_fetches(pipe)
-    pipe.restore(picture(), num_inference_steps=3)
+    pipe.restore(picture(), num_inference_steps=3, fidelity=0.5)
     assert turns_of(fetched) == [name for name in in_turn if name != "view_transformer"]
+    fetched = note_fetches(pipe)
+    pipe.restore(picture(), num_inference_steps=3)
+    assert turns_of(fetched) == ["pixel_restorer"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -82,6 +82,21 @@ def test_fidelity_weighs_the_two_pictures(pipe):
         torch.testing.assert_close(restored(pipe, images, fidelity=fidelity)[:, 0], expected, atol=1e-5, rtol=0)
 
 
+def test_the_unet_runs_only_where_it_is_seen(pipe):
+    """Assert that with fidelity 1 no step is made, and just below it all are, to nearly the same picture."""
+    steps = []
+
+    def count(pipeline, step, timestep, tensors):
+        steps.append(step)
+        return tensors
+
+    alone = restored(pipe, pictures(), fidelity=1, callback_on_step_end=count)
+    assert not steps
+    mixed = restored(pipe, pictures(), fidelity=1 - 1e-6, callback_on_step_end=count)
+    assert steps
+    torch.testing.assert_close(alone, mixed, atol=1e-5, rtol=0)
+
+
 def test_every_sample_of_every_image_follows_its_own_photo(pipe):
     """Assert that with fidelity 1 all samples of an image are the same, and deviate nowhere."""
     images = pictures(3)

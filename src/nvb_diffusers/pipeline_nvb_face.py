@@ -363,7 +363,8 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 share the conditioning. Without noise from `eta`, the first is what a call without this would give.
             fidelity: of a restoration, 0 to 1: what is seen of the pixel restorer's picture, which is true to the photo
                 and soft, over the UNet's, which is sharp and partly invented. None for 1 where there is a pixel
-                restorer, and for 0 elsewhere. Latents are always the UNet's.
+                restorer, and for 0 elsewhere. At 1 the UNet does not run, so there are no steps to call back after,
+                and no deviation. Latents are always the UNet's.
 
         Raises:
             ValueError: an input is not as described.
@@ -395,11 +396,15 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             )
         fidelity = self._check_fidelity(fidelity, restore, output_type)
         pixel_values = self.preprocess_images(images)  # (B, 3, S, S)
+        num_views = 1 if targets is None else targets.shape[-2]
+        grid, one = (num_images, num_samples, num_views), images[0] is image
+        if fidelity == 1:  # nothing of what the UNet makes would be seen
+            faithful = self._restore_pixels(pixel_values).repeat_interleave(num_samples, dim=0)
+            return self._output(*self._postprocess(faithful, grid, output_type), None, one, return_dict)
 
         # 2. Time steps and latents
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         timesteps = self.scheduler.timesteps  # as many as UNet passes; second-order schedulers visit one twice
-        num_views = 1 if targets is None else targets.shape[-2]
         noise = [
             self.prepare_latents(num_images, num_views, generator, latents, share_noise) for _ in range(num_samples)
         ]
@@ -433,30 +438,14 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 progress_bar.update()
 
         # 5. Decoding
-        grid = (num_images, num_samples, num_views)
-        deviation = None
         if output_type == "latent":
-            samples: Any = latents.unflatten(0, grid)
-        else:
-            pictures = self.decode_latents(latents, view_batch_size)  # (B*K*V, 3, S, S)
-            if fidelity:
-                pixels = pixel_values.to(self.pixel_restorer.dtype)  # (B, 3, S, S)
-                seen, mirrored = (self.pixel_restorer(some).sample for some in (pixels, pixels.flip(-1)))
-                faithful = (seen + mirrored.flip(-1)) / 2  # errs less than either, as a mirrored face is a face
-                faithful = faithful.to(pictures).repeat_interleave(num_samples, dim=0)  # (B*K, 3, S, S), as V is 1
-                pictures = pictures.clamp(-1, 1).lerp(faithful.clamp(-1, 1), fidelity)
-            if num_samples > 1:
-                shown = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).unflatten(0, grid)
-                deviation = shown.std(dim=1).mean(dim=2)  # (B, V, S, S)
-            pictures = self.image_processor.postprocess(pictures, output_type=output_type)
-            samples = _nested(pictures, grid) if output_type == "pil" else pictures.reshape(*grid, *pictures.shape[1:])
-        views = [of_image[0] for of_image in samples] if output_type == "pil" else samples[:, 0]
-        self.maybe_free_model_hooks()
-        one = images[0] is image
-        output: tuple[Any, ...] = (views[0] if one else views, sources)
-        if num_samples > 1:
-            output += (samples[0] if one else samples, deviation[0] if one and deviation is not None else deviation)
-        return NVBFacePipelineOutput(*output) if return_dict else output
+            return self._output(latents.unflatten(0, grid), None, sources, one, return_dict)
+        pictures = self.decode_latents(latents, view_batch_size)  # (B*K*V, 3, S, S)
+        if fidelity:
+            faithful = self._restore_pixels(pixel_values).to(pictures).repeat_interleave(num_samples, dim=0)  # V is 1
+            pictures = pictures.clamp(-1, 1).lerp(faithful, fidelity)
+        samples, deviation = self._postprocess(pictures, grid, output_type)
+        return self._output(samples, deviation, sources, one, return_dict)
 
     def restore(
         self, image: ImageInput | Sequence[ImageInput], **kwargs: Any
@@ -468,6 +457,35 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             kwargs: of a call, but for the cameras.
         """
         return self(image, **kwargs, _restore=True)
+
+    def _restore_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the pixel restorer makes of pictures (B, 3, S, S), in [-1, 1]."""
+        pixels = pixel_values.to(self.pixel_restorer.dtype)
+        seen, mirrored = (self.pixel_restorer(some).sample for some in (pixels, pixels.flip(-1)))
+        return ((seen + mirrored.flip(-1)) / 2).clamp(-1, 1)  # errs less than either, as a mirrored face is a face
+
+    def _postprocess(
+        self, pictures: torch.Tensor, grid: tuple[int, int, int], output_type: str
+    ) -> tuple[Any, torch.Tensor | None]:
+        """Samples (B, K, V, ...) of pictures (B*K*V, 3, S, S), lists for PIL images; their deviation (B, V, S, S)."""
+        deviation = None
+        if grid[1] > 1:
+            colours = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).unflatten(0, grid)
+            deviation = colours.std(dim=1).mean(dim=2)  # (B, V, S, S)
+        shown: Any = self.image_processor.postprocess(pictures, output_type=output_type)
+        samples = _nested(shown, grid) if output_type == "pil" else shown.reshape(*grid, *shown.shape[1:])
+        return samples, deviation
+
+    def _output(
+        self, samples: Any, deviation: torch.Tensor | None, sources: torch.Tensor | None, one: bool, return_dict: bool
+    ) -> NVBFacePipelineOutput | tuple[Any, ...]:
+        """Samples (B, K, V, ...) as a call gives them back, of one image or of a list, with all models put away."""
+        self.maybe_free_model_hooks()
+        views = [of_image[0] for of_image in samples] if isinstance(samples, list) else samples[:, 0]
+        output: tuple[Any, ...] = (views[0] if one else views, sources)
+        if len(samples[0]) > 1:
+            output += (samples[0] if one else samples, deviation[0] if one and deviation is not None else deviation)
+        return NVBFacePipelineOutput(*output) if return_dict else output
 
     def _check_fidelity(self, fidelity: float | None, restore: bool, output_type: str) -> float:
         """The fidelity meant; a ValueError where it is out of range, or asked of what cannot have it."""

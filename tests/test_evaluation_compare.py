@@ -114,6 +114,7 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     rows = [
         {"name": "Ours!", "method": "one_stage", "checkpoint": str(place / "pipeline"), "presets": ["mild", "severe"]},
         {"name": "input", "method": "input"},
+        {"name": "elsewhere", "method": "input", "presets": ["severe"]},
         {"name": "rival", "method": "two_stage", "checkpoint": str(place / "pipeline"), "view_checkpoint": "absent"},
     ]
     file = tmp_path / "comparison.json"
@@ -122,11 +123,13 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     file.write_text(json.dumps(values))
     results = compare(read_comparison(file), place / "data", tmp_path / "out", None)
     ran = [(row["name"], row["preset"]) for row in results["rows"]]
-    assert ran == [("Ours!", "mild"), ("Ours!", "severe"), ("input", "mild")]
+    assert ran == [("Ours!", "mild"), ("Ours!", "severe"), ("input", "mild"), ("elsewhere", "severe")]
     assert results["not_run"] == {"rival": "no pipeline at absent"}
     assert set(results["by_preset"]["Ours!"]) == {"mild", "severe"}
     assert results["rows"][0]["source_camera"]["median angle (deg)"] > 0
     assert "source_camera" not in results["rows"][2]
+    leads = [bar["measure"] for bar in results["bars"] if bar["measure"].endswith(", paired")]
+    assert leads == ["PSNR of the views above `input`, paired"]  # the other row is not on the main degradation
     assert set(results["invented"]) == {"mild", "severe"}
     assert results["invented"]["mild"]["deviation"]["mean"] > 0
     bins = results["by_yaw"]["input"]

@@ -351,11 +351,12 @@ def _invented(comparison: Comparison, out: Path) -> dict[str, Any]:
 
 
 def _bars(comparison: Comparison, results: dict[str, Any], out: Path) -> list[dict[str, Any]]:
-    """The bars of the first row, by its own encoder and camera predictor."""
+    """The bars of the first row on the main degradation, by its own encoder and camera predictor."""
     first = comparison.rows[0]
     summaries: dict[str, dict[str, Any]] = {}
     for row in results["rows"]:
         summaries.setdefault(row["name"], {})[row["preset"]] = row
+    summaries = {name: by_preset for name, by_preset in summaries.items() if comparison.preset in by_preset}
     if first.method != "one_stage" or first.name not in summaries:
         return []
     test_set = load_test_set(out / "sets" / comparison.preset, verify=False)

@@ -65,17 +65,24 @@ def test_bars_of_a_comparison(tmp_path):
         "ours": {"mild": summary(30, 5.0), "medium": summary(28), "severe": summary(26, 7.9)},
         "input": {"medium": summary(26.6)},
     }
-    leads = {"input": Interval(0.5, 0.1, 0.9), "rival": Interval(0.25, -0.1, 0.6)}
+    leads = {
+        ("input", "medium"): Interval(0.5, 0.1, 0.9),
+        ("rival", "medium"): Interval(0.25, -0.1, 0.6),
+        ("rival", "severe"): Interval(-0.3, -0.7, -0.1),
+    }
     bars = measure_bars(test_set, tmp_path / "views", rows, leads, predictor)
     values = [(bar["value"], bar["met"]) for bar in bars]
-    assert values[:4] == [(0.5, True), (0.25, False), (5.0, False), (7.9, True)]  # a lead that may be none is none
+    assert values[:2] == [(0.5, True), (0.25, False)]  # a lead that may be none is none
+    assert values[3:5] == [(5.0, False), (7.9, True)]
     assert bars[-1]["value"] == pytest.approx(1.4)
     assert not bars[-1]["met"]
-    assert bars[4]["value"] == bars[5]["value"] > 0  # the predictor sees every picture from the front
+    assert bars[5]["value"] == bars[6]["value"] > 0  # the predictor sees every picture from the front
     head, lines = bars_lines(bars)
     assert {len(line) for line in lines} == {len(head)}
-    assert [line[2:] for line in lines[:2]] == [
+    assert [line[2:] for line in lines[:3]] == [
         ["0.50 [0.10, 0.90] dB", "met"],
         ["0.25 [-0.10, 0.60] dB", "**missed**"],
+        ["-0.30 [-0.70, -0.10] dB", ""],  # another degradation is told and has no bar
     ]
+    assert lines[2][0] == "PSNR of the views above `rival`, paired, at `severe`"
     assert encoder_embedding(predictor, torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 12 * 64)

@@ -128,8 +128,11 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
     assert set(results["by_preset"]["Ours!"]) == {"mild", "severe"}
     assert results["rows"][0]["source_camera"]["median angle (deg)"] > 0
     assert "source_camera" not in results["rows"][2]
-    leads = [bar["measure"] for bar in results["bars"] if bar["measure"].endswith(", paired")]
-    assert leads == ["PSNR of the views above `input`, paired"]  # the other row is not on the main degradation
+    leads = [(bar["measure"], bar["bar"]) for bar in results["bars"] if ", paired" in bar["measure"]]
+    assert leads == [
+        ("PSNR of the views above `input`, paired", "clearly: interval above 0"),
+        ("PSNR of the views above `elsewhere`, paired, at `severe`", ""),
+    ]
     assert set(results["invented"]) == {"mild", "severe"}
     assert results["invented"]["mild"]["deviation"]["mean"] > 0
     bins = results["by_yaw"]["input"]

@@ -37,7 +37,7 @@ def measure_bars(
     test_set: TestSet,
     predictions: Path,
     rows: dict[str, dict[str, dict[str, Any]]],
-    leads: dict[str, Interval],
+    leads: dict[tuple[str, str], Interval],
     predictor: OwnPredictor,
 ) -> list[dict[str, Any]]:
     """Every bar that the rows of a comparison allow to be measured.
@@ -46,15 +46,19 @@ def measure_bars(
         test_set: on the main degradation.
         predictions: of the first row on it.
         rows: summaries by the name of the row and the preset; the first row is the pipeline in question.
-        leads: by the name of a row, how far the first row's PSNR is above it, paired by view.
+        leads: by the name of a row and the preset, how far the first row's PSNR is above it, paired by view. On the
+            main degradation they are held against the bar.
         predictor: sees the cameras of pictures.
     """
     preset = test_set.settings["preset"]
     ours, *_ = rows.values()
     bars = []
-    for other, (lead, low, high) in leads.items():
+    for (other, degradation), (lead, low, high) in leads.items():
         measure = f"PSNR of the views above `{other}`, paired"
-        bars.append(Bar(measure, lead, "dB", "clearly: interval above 0", low > 0, low, high))
+        if degradation == preset:
+            bars.append(Bar(measure, lead, "dB", "clearly: interval above 0", low > 0, low, high))
+        else:
+            bars.append(Bar(f"{measure}, at `{degradation}`", lead, "dB", "", True, low, high))
     for degradation, limit in CAMERA_BARS_DEG.items():
         if degradation in ours:
             angle = ours[degradation]["source_camera"]["median angle (deg)"]
@@ -69,7 +73,7 @@ def measure_bars(
     share = identity_triplets(lambda pictures: encoder_embedding(predictor, pictures), views, truths)
     measure = "views nearer to their person's true views than to another's, by the encoder's features"
     bars.append(Bar(measure, 100 * share, "%", f">= {100 * IDENTITY_BAR:g}", share >= IDENTITY_BAR))
-    if "input" in rows:
+    if preset in rows.get("input", {}):
         gain = ours[preset]["restoration"]["PSNR"]["mean"] - rows["input"][preset]["restoration"]["PSNR"]["mean"]
         measure = "PSNR of the restoration above the input, enlarged as its degradation enlarges it"
         bars.append(Bar(measure, gain, "dB", f">= {RESTORATION_BAR_DB:g}", gain >= RESTORATION_BAR_DB))

@@ -356,13 +356,17 @@ def _bars(comparison: Comparison, results: dict[str, Any], out: Path) -> list[di
     summaries: dict[str, dict[str, Any]] = {}
     for row in results["rows"]:
         summaries.setdefault(row["name"], {})[row["preset"]] = row
-    summaries = {name: by_preset for name, by_preset in summaries.items() if comparison.preset in by_preset}
-    if first.method != "one_stage" or first.name not in summaries:
+    if first.method != "one_stage" or comparison.preset not in summaries.get(first.name, {}):
         return []
     test_set = load_test_set(out / "sets" / comparison.preset, verify=False)
     predictions = out / "predictions" / row_folder(first.name) / comparison.preset
-    scores = {name: out / "scores" / row_folder(name) / comparison.preset for name in summaries}
-    leads = {name: paired_lead(scores[first.name], scores[name]) for name in summaries if name != first.name}
+    ours = out / "scores" / row_folder(first.name)
+    leads = {
+        (name, preset): paired_lead(ours / preset, out / "scores" / row_folder(name) / preset)
+        for name, by_preset in summaries.items()
+        for preset in by_preset
+        if name != first.name and preset in summaries[first.name]
+    }
     return measure_bars(test_set, predictions, summaries, leads, OwnPredictor(_checkpoint(first.checkpoint)))
 
 

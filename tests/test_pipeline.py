@@ -77,7 +77,9 @@ def test_output_types_hold_the_same_pictures(pipe):
     assert difference((decoded.movedim(1, -1) / 2 + 0.5).clamp(0, 1), array) < 1e-6
     lists = views(pipe, [picture(1), picture()], output_type="pil", latents=noise(2, 1))
     assert [len(of_image) for of_image in lists] == [3, 3]
-    assert lists[0][1].tobytes() == views(pipe, picture(1), output_type="pil", latents=noise(2, 1)[:1])[1].tobytes()
+    single = views(pipe, picture(1), output_type="pil", latents=noise(2, 1)[:1])
+    # Within a level: sums over a batch of another size may round otherwise, which the processor decides.
+    assert difference(np.stack(lists[0]).astype(float), np.stack(single).astype(float)) <= 1
 
 
 def test_tuple_equals_dict(pipe):

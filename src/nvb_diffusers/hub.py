@@ -200,7 +200,7 @@ def _add_code(pipeline: NVBFacePipeline, folder: Path) -> None:
     for name, instance in {"": pipeline, **_our_components(pipeline)}.items():
         module = type(instance).__module__
         stem = module.split(".")[-1]
-        (folder / name / f"{stem}.py").write_text(_standalone_source(module), encoding="utf-8")
+        (folder / name / f"{stem}.py").write_text(_standalone_source(module, set()), encoding="utf-8")
         index[name or "_class_name"] = [stem, type(instance).__name__]
     complete_file = index_file.with_suffix(".tmp")
     complete_file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -212,16 +212,12 @@ def _our_components(pipeline: NVBFacePipeline) -> dict[str, ModelMixin]:
     return {name: model for name, model in ours if type(model).__module__.split(".")[0] == PACKAGE}
 
 
-def _standalone_source(module: str) -> str:
+def _standalone_source(module: str, seen: set[str]) -> str:
     """The source of a module, in which the source of each sibling stands in place of its first import.
 
-    Only `from .sibling import name` at the top level is followed, and the files share one set of global names.
+    Only `from .sibling import name` at the top level is followed, and the files share one set of global names. Siblings
+    already `seen` are left out, and those found are added to them.
     """
-    return _inlined(module, seen=set())
-
-
-def _inlined(module: str, seen: set[str]) -> str:
-    """The source of a module with its siblings, less those `seen`, to which it adds its own."""
     source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
     parts, end = [], 0
@@ -231,6 +227,6 @@ def _inlined(module: str, seen: set[str]) -> str:
             parts += lines[end : node.lineno - 1]
             if sibling not in seen:
                 seen.add(sibling)
-                parts.append(_inlined(sibling, seen))
+                parts.append(_standalone_source(sibling, seen))
             end = int(node.end_lineno or node.lineno)
     return "".join(parts + lines[end:])

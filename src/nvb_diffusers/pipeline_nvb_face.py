@@ -364,7 +364,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             fidelity: of a restoration, 0 to 1: what is seen of the pixel restorer's picture, which is true to the photo
                 and soft, over the UNet's, which is sharp and partly invented. None for 1 where there is a pixel
                 restorer, and for 0 elsewhere. At 1 the UNet does not run, so there are no steps to call back after,
-                and no deviation. Latents are always the UNet's.
+                and samples are all alike. Latents are always the UNet's.
 
         Raises:
             ValueError: an input is not as described.

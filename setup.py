@@ -46,6 +46,7 @@ setup(
             "py.typed",
             "default_checkpoint/**/*.json",
             "default_checkpoint/**/*.safetensors",
+            "evaluation/comparisons/*.json",
             "evaluation/report_template.html",
         ],
     },
@@ -69,7 +70,8 @@ setup(
     entry_points={
         "console_scripts": [
             "nvb-face = nvb_diffusers.cli:main",
-            "nvb-face-eval = nvb_diffusers.evaluation.cli:main",
+            "nvb-heads = nvb_diffusers.heads.__main__:main",
+            "nvb-face-eval = nvb_diffusers.cli.evaluate:main",
         ]
     },
 )

@@ -10,7 +10,7 @@ from nvb_diffusers.camera import camera_from_angles
 
 
 def write_small_set(folder: Path, identities: int = 6, views: int = 3, size: int = 64) -> Path:
-    """Smooth coloured pictures; the last identity is for test, the one before for validation, the others train."""
+    """Smooth colored pictures; the last identity is for test, the one before for validation, the others train."""
     rng = np.random.default_rng(0)
     lines = []
     for identity in range(identities):

@@ -17,7 +17,7 @@ from nvb_diffusers.camera import (
     sample_volume,
     split_camera,
     unproject_points,
-    voxel_centres,
+    voxel_centers,
 )
 
 FFHQ_LABEL = """0.99994 0.01079 0.00012 0.00152  0.01079 -0.99988 0.01075 -0.01205  0.00023 -0.01075 -0.99994 2.69997
@@ -100,7 +100,7 @@ def test_split_and_join_are_inverse():
 
 
 def test_mirror_negates_the_published_entries():
-    """Assert the rule: R01, R02, R10, R20 and t0 change sign, nothing else does, for a centred camera."""
+    """Assert the rule: R01, R02, R10, R20 and t0 change sign, nothing else does, for a centered camera."""
     camera = camera_from_angles(33, 12, 7)
     signs = torch.ones(25)
     signs[[1, 2, 3, 4, 8]] = -1
@@ -156,8 +156,8 @@ def test_average_is_rigid_for_any_rotations():
     assert_close(torch.linalg.det(rotation), torch.ones(200), atol=1e-5)
 
 
-def test_frustum_points_lie_at_cell_centres():
-    """Assert that points project to pixel centres and to the centres of equal depth cells."""
+def test_frustum_points_lie_at_cell_centers():
+    """Assert that points project to pixel centers and to the centers of equal depth cells."""
     points = frustum_points(odd_cameras(), height=6, width=7, depth=5, near=2.0, far=3.0)
     assert points.shape == (3, 5, 6, 7, 3)
     uvz = project_points(points.flatten(1, 3), odd_cameras()).unflatten(1, (5, 6, 7))
@@ -172,18 +172,18 @@ def test_one_cell_is_the_middle_of_the_view():
     assert_close(points, torch.zeros(4, 1, 1, 1, 3), atol=1e-6)
 
 
-def test_voxel_centres_by_hand():
-    """Assert order and place of voxel centres: x runs fastest, and the outermost are half a voxel from the faces."""
-    centres = voxel_centres((2, 3, 4), half_extent=0.6)
-    assert centres.shape == (2, 3, 4, 3)
-    assert_close(centres[0, 0, 0], [-0.45, -0.4, -0.3], atol=1e-6)
-    assert_close(centres[1, 2, 0], [-0.45, 0.4, 0.3], atol=1e-6)
+def test_voxel_centers_by_hand():
+    """Assert order and place of voxel centers: x runs fastest, and the outermost are half a voxel from the faces."""
+    centers = voxel_centers((2, 3, 4), half_extent=0.6)
+    assert centers.shape == (2, 3, 4, 3)
+    assert_close(centers[0, 0, 0], [-0.45, -0.4, -0.3], atol=1e-6)
+    assert_close(centers[1, 2, 0], [-0.45, 0.4, 0.3], atol=1e-6)
 
 
 def test_ramp_volume_gives_back_the_coordinates():
-    """Assert that a volume that holds x, y and z returns the world points inside the hull of its voxel centres."""
+    """Assert that a volume that holds x, y and z returns the world points inside the hull of its voxel centers."""
     half_extent, sizes = 0.35, (5, 6, 7)
-    ramp = voxel_centres(sizes, half_extent).permute(3, 0, 1, 2)  # (3, Z, Y, X)
+    ramp = voxel_centers(sizes, half_extent).permute(3, 0, 1, 2)  # (3, Z, Y, X)
     volume = torch.stack([ramp, 2 * ramp])
     reach = half_extent * (1 - 1 / torch.tensor([7.0, 6.0, 5.0]))
     points = reach * (2 * torch.rand(2, 4, 11, 3, generator=torch.Generator().manual_seed(3)) - 1)

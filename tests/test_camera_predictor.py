@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nvb_diffusers.camera import camera_from_angles, check_camera_params, split_camera
-from nvb_diffusers.camera_predictor import (
+from nvb_diffusers.models.camera_predictor import (
     FOCAL_REACH,
     LOOK_AT_REACH,
     PRINCIPAL_POINT_REACH,

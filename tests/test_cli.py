@@ -13,9 +13,9 @@ from PIL import Image
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, cli
 from nvb_diffusers.camera import camera_from_angles
-from nvb_diffusers.contact_sheet import contact_sheet
-from nvb_diffusers.model_info import count_gflop, passes_gflop
-from nvb_diffusers.training.degradation import DegradationParams, apply
+from nvb_diffusers.cli.info import count_gflop, passes_gflop
+from nvb_diffusers.data.contact_sheet import contact_sheet
+from nvb_diffusers.data.degradation import DegradationParams, apply
 
 
 @pytest.fixture(scope="module")
@@ -269,8 +269,8 @@ def test_missing_default_weights_are_named(monkeypatch, face, run, tmp_path):
 
 def test_contact_sheet_holds_the_pictures_in_rows():
     """Assert that five pictures in rows of three lie where the grid says, each unchanged."""
-    colours = [(10 * i, 200, 5 * i) for i in range(5)]
-    sheet = contact_sheet([Image.new("RGB", (30, 20), colour) for colour in colours], list("abcde"), columns=3)
-    for index, colour in enumerate(colours):
+    colors = [(10 * i, 200, 5 * i) for i in range(5)]
+    sheet = contact_sheet([Image.new("RGB", (30, 20), color) for color in colors], list("abcde"), columns=3)
+    for index, color in enumerate(colors):
         row, column = divmod(index, 3)
-        assert sheet.getpixel((6 + 36 * column + 15, 6 + 45 * row + 10)) == colour
+        assert sheet.getpixel((6 + 36 * column + 15, 6 + 45 * row + 10)) == color

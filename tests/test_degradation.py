@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nvb_diffusers.training.degradation import (
+from nvb_diffusers.data.degradation import (
     PRESETS,
     Blur,
     DegradationParams,
@@ -22,7 +22,7 @@ from nvb_diffusers.training.degradation import (
     apply,
     draw_degradation,
 )
-from nvb_diffusers.training.kernels import KERNEL_KINDS, gaussian_kernel, sinc_kernel
+from nvb_diffusers.data.kernels import KERNEL_KINDS, gaussian_kernel, sinc_kernel
 
 HEADS = Path(__file__).parents[2] / "shared/data/heads-v1/images"
 
@@ -79,17 +79,17 @@ def test_gaussian_kernel_by_hand():
 
 def test_shapes_by_hand():
     """Assert both families at shape 2: at offsets 1 and sqrt(2), d^2 is 1 and 4."""
-    generalised = gaussian_kernel("generalised_isotropic", 3, 1.0, 1.0, 0.0, 2.0)
+    generalized = gaussian_kernel("generalized_isotropic", 3, 1.0, 1.0, 0.0, 2.0)
     plateau = gaussian_kernel("plateau_isotropic", 3, 1.0, 1.0, 0.0, 2.0)
-    assert generalised[1, 2] / generalised[1, 1] == pytest.approx(math.exp(-0.5))
-    assert generalised[2, 2] / generalised[1, 1] == pytest.approx(math.exp(-2))
+    assert generalized[1, 2] / generalized[1, 1] == pytest.approx(math.exp(-0.5))
+    assert generalized[2, 2] / generalized[1, 1] == pytest.approx(math.exp(-2))
     assert plateau[1, 2] / plateau[1, 1] == pytest.approx(1 / 2)
     assert plateau[2, 2] / plateau[1, 1] == pytest.approx(1 / 5)
 
 
 @pytest.mark.parametrize("kind", KERNEL_KINDS)
 def test_kernels_sum_to_one(kind):
-    """Assert that every kind keeps the mean brightness, has its size, and is symmetric about its centre."""
+    """Assert that every kind keeps the mean brightness, has its size, and is symmetric about its center."""
     kernel = gaussian_kernel(kind, 17, 2.3, 1.1, 0.7, 1.4)
     assert kernel.shape == (17, 17)
     assert kernel.dtype == np.float32
@@ -115,7 +115,7 @@ def test_anisotropic_kernel_turns_from_x_to_y():
 
 
 def test_sinc_kernel_is_a_bessel_function():
-    """Assert the ratio to the centre, 2 J1(c r) / (c r): J1(2) = 0.576725 at r = 1, J1(4) / 2 = -0.033022 at r = 2."""
+    """Assert the ratio to the center, 2 J1(c r) / (c r): J1(2) = 0.576725 at r = 1, J1(4) / 2 = -0.033022 at r = 2."""
     kernel = sinc_kernel(5, 2.0)
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
     assert kernel[2, 3] / kernel[2, 2] == pytest.approx(0.576725, abs=1e-5)
@@ -152,7 +152,7 @@ def test_blur_of_a_point_is_the_kernel_at_the_right_scale():
 
 
 def test_blur_has_three_taps_at_least():
-    """Assert that a 7 tap kernel at 1/16 of the pixels still reaches the neighbours."""
+    """Assert that a 7 tap kernel at 1/16 of the pixels still reaches the neighbors."""
     point = np.zeros((5, 5, 3), np.float32)
     point[2, 2] = 1
     blurred = Blur("isotropic", 7, 16.0, 16.0, 0.0, 1.0).run(point, density=1 / 16)
@@ -199,7 +199,7 @@ def test_gaussian_noise_statistics(density):
 
 @pytest.mark.parametrize("kind", ["gaussian", "poisson"])
 def test_gray_noise_is_equal_in_all_channels(kind):
-    """Assert one value for three channels, also over a coloured picture."""
+    """Assert one value for three channels, also over a colored picture."""
     picture = np.broadcast_to(np.float32([0.3, 0.5, 0.6]), (20, 30, 3)).copy()
     strength = {"gaussian": 5.0, "poisson": 0.5}[kind]
     residual = Noise(kind, strength, gray=True, seed=2).run(picture, 1.0) - picture
@@ -217,7 +217,7 @@ def test_poisson_variance_is_proportional_to_intensity():
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_jpeg_is_the_codec_at_that_quality(quality):
-    """Assert agreement with another encoder at that quality and its chroma sampling, and less at a neighbouring one."""
+    """Assert agreement with another encoder at that quality and its chroma sampling, and less at a neighboring one."""
     image = portrait(72, 88)
 
     def other_encoder(quality: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from test_prepare import load_script
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, paired_lead, read_comparison, row_folder
 from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, OneStage, TwoStage, write_predictions
-from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set
 from nvb_diffusers.evaluation.score import read_scores
+from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
 
 SET = {"split": "train", "num_identities": 3, "num_target_views": 2, "resolution": 64}
 
@@ -73,7 +73,7 @@ def test_a_constant_camera_is_given_and_not_reported():
 def test_the_mean_face_is_that_of_the_nearest_orientations(place):
     """Assert the mean of the two training pictures that are nearest to the camera, and of all for all."""
     # yaws are -20, 0 and 20, the pitch of identity i is 3 i: nearest to (-20, 1) are identities 0 and 1
-    near = MeanFace(place / "data", neighbours=2)(photo(), camera_from_angles(-20, 1)[None], seed=0).views[0]
+    near = MeanFace(place / "data", neighbors=2)(photo(), camera_from_angles(-20, 1)[None], seed=0).views[0]
     pictures = [pixels(Image.open(place / f"data/images/{i:06d}/00.png")) for i in (0, 1)]
     assert np.abs(pixels(near) - np.mean(pictures, axis=0)).max() <= 0.5
 

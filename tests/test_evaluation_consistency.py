@@ -25,20 +25,20 @@ def pixel_grid():
 
 
 def texture(points):
-    """Smooth colours (..., 3) in [-1, 1] of places or directions."""
+    """Smooth colors (..., 3) in [-1, 1] of places or directions."""
     waves = torch.tensor([[9.0, 4.0, 2.0], [3.0, 11.0, -5.0], [-6.0, 5.0, 8.0]])
     return torch.sin(points @ waves.T) * 0.8
 
 
 def render(camera):
     """Picture (3, S, S) and depth (S, S) of the ball from a camera (25,)."""
-    centre = split_camera(camera)[0][:3, 3]
-    offset = unproject_points(pixel_grid().flatten(0, 1), camera).unflatten(0, (SIDE, SIDE)) - centre  # at depth 1
-    a, b, c = offset.square().sum(-1), (offset * centre).sum(-1), centre.square().sum() - BALL**2
+    center = split_camera(camera)[0][:3, 3]
+    offset = unproject_points(pixel_grid().flatten(0, 1), camera).unflatten(0, (SIDE, SIDE)) - center  # at depth 1
+    a, b, c = offset.square().sum(-1), (offset * center).sum(-1), center.square().sum() - BALL**2
     root = b.square() - a * c
     hit = root > 0
     depth = torch.where(hit, (-b - root.clamp(min=0).sqrt()) / a, 0.0)
-    surface = texture(4 * (centre + offset * depth[..., None]))
+    surface = texture(4 * (center + offset * depth[..., None]))
     background = texture(torch.nn.functional.normalize(offset, dim=-1))
     return torch.where(hit[..., None], surface, background).permute(2, 0, 1), depth
 

@@ -7,6 +7,7 @@ from scipy.linalg import sqrtm
 from scipy.stats import gennorm
 
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles, project_points
+from nvb_diffusers.data.images import psnr
 from nvb_diffusers.evaluation.metrics import (
     _fit_asymmetric,
     camera_from_mesh,
@@ -20,7 +21,6 @@ from nvb_diffusers.evaluation.metrics import (
     resize_square,
     ssim,
 )
-from nvb_diffusers.training.pictures import psnr
 
 
 def smooth_pictures(count: int, side: int = 64) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_mesh_and_cameras_come_back_from_their_projections():
 
 
 def test_niqe_fit_finds_the_shape_of_a_distribution():
-    """Assert the shape and scale of samples of a known generalised Gaussian, and the sides of a lopsided one."""
+    """Assert the shape and scale of samples of a known generalized Gaussian, and the sides of a lopsided one."""
     for shape in (1.0, 2.0, 4.0):
         samples = gennorm.rvs(shape, scale=1.5, size=(2, 20000), random_state=0)
         fitted, mean, left, right = _fit_asymmetric(samples)

@@ -7,10 +7,10 @@ from conftest import ROOT, SIDE, tiny_pipeline
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import camera_from_angles
+from nvb_diffusers.data.records import load_image
 from nvb_diffusers.evaluation import networks
 from nvb_diffusers.evaluation.metrics import camera_from_mesh, fit_mesh, identity_cosine, pose_error
 from nvb_diffusers.face_crop import Face
-from nvb_diffusers.training.format import load_image
 
 HEADS = ROOT.parent / "shared/data/heads-v1"
 STUBS = {

@@ -8,12 +8,13 @@ from PIL import Image
 from small_data import write_small_set
 
 from nvb_diffusers.camera import project_points
-from nvb_diffusers.evaluation import cli, score
+from nvb_diffusers.cli import evaluate as cli
+from nvb_diffusers.data.images import to_pixel_values
+from nvb_diffusers.data.records import read_records, write_records
+from nvb_diffusers.evaluation import score
 from nvb_diffusers.evaluation.networks import Networks
-from nvb_diffusers.evaluation.protocol import load_test_set, make_test_set, view_name
 from nvb_diffusers.evaluation.score import NIQE, read_scores, score_predictions, summary_table
-from nvb_diffusers.training.format import read_records, write_records
-from nvb_diffusers.training.pictures import to_pixel_values
+from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set, view_name
 
 FACES = 4
 

@@ -36,10 +36,10 @@ def transformed(affine, points):
 
 
 def similarity_error(affine, size):
-    """How far an affine is from the identity: |log scale|, degrees of roll, shift of the centre by the size."""
-    centre = transformed(affine, np.full((1, 2), size / 2))[0] - size / 2
+    """How far an affine is from the identity: |log scale|, degrees of roll, shift of the center by the size."""
+    center = transformed(affine, np.full((1, 2), size / 2))[0] - size / 2
     turn = affine[0, 0] + 1j * affine[1, 0]
-    return abs(np.log(abs(turn))), abs(np.degrees(np.angle(turn))), np.hypot(*centre) / size
+    return abs(np.log(abs(turn))), abs(np.degrees(np.angle(turn))), np.hypot(*center) / size
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,14 @@ def test_alignment_is_the_same_whatever_the_similarity():
     np.testing.assert_allclose(crops[2], crops[0], atol=1e-3)
 
 
-def test_keep_roll_turns_nothing_and_keeps_scale_and_centre():
-    """Assert that keeping the roll only leaves out the rotation about the crop's centre."""
+def test_keep_roll_turns_nothing_and_keeps_scale_and_center():
+    """Assert that keeping the roll only leaves out the rotation about the crop's center."""
     face = moved(seen_head(-12.0, 4.0, 80), 1.5, 17.0, [11.0, 23.0])
     turned, kept = align_landmarks(face, 80), align_landmarks(face, 80, keep_roll=True)
     assert kept[0, 1] == kept[1, 0] == 0
     assert kept[0, 0] == pytest.approx(np.sqrt(np.linalg.det(turned[:, :2])))
-    centre = np.linalg.solve(turned[:, :2], 40 - turned[:, 2])
-    np.testing.assert_allclose(transformed(kept, centre[None]), [[40.0, 40.0]], atol=1e-6)
+    center = np.linalg.solve(turned[:, :2], 40 - turned[:, 2])
+    np.testing.assert_allclose(transformed(kept, center[None]), [[40.0, 40.0]], atol=1e-6)
 
 
 def test_a_larger_template_gives_a_wider_crop():
@@ -119,8 +119,8 @@ def test_mean_head_is_that_of_the_training_set():
 
 
 @needs_heads
-def test_labelled_points_give_back_the_training_crop():
-    """Assert that the five labelled points of training pictures ask for nearly the crop that they come from."""
+def test_labeled_points_give_back_the_training_crop():
+    """Assert that the five labeled points of training pictures ask for nearly the crop that they come from."""
     with (HEADS / "images/metadata.jsonl").open() as file:
         records = [json.loads(line) for number, line in enumerate(file) if number % 97 == 0]
     errors = np.array([similarity_error(align_landmarks(np.array(r["landmarks"]), 256), 256) for r in records])
@@ -134,7 +134,7 @@ def test_labelled_points_give_back_the_training_crop():
 
 
 def test_crop_shows_what_the_affine_says():
-    """Assert that a dot of the photo is where the affine takes its centre, shrunken and enlarged alike."""
+    """Assert that a dot of the photo is where the affine takes its center, shrunken and enlarged alike."""
     for size in (48, 300):
         photo = Image.new("RGB", (200, 160), (90, 90, 90))
         photo.paste((255, 0, 0), (100, 60, 106, 66))
@@ -249,15 +249,15 @@ def test_exif_rotation_is_applied(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV"])
 def test_modes_become_rgb(mode):
-    """Assert that a light grey picture of any mode is read as light grey."""
+    """Assert that a light gray picture of any mode is read as light gray."""
     loaded = load_photo(Image.new("L", (9, 7), 255).convert("RGB").convert(mode))
     assert (loaded.mode, loaded.size) == ("RGB", (9, 7))
     assert min(loaded.getpixel((4, 3))) > 250
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_lies_over_grey(mode):
-    """Assert that a see-through pixel is mid grey and an opaque one keeps its colour."""
+def test_transparency_lies_over_gray(mode):
+    """Assert that a see-through pixel is mid gray and an opaque one keeps its color."""
     picture = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     picture.paste((255, 255, 255, 255), (0, 0, 4, 8))
     loaded = load_photo(picture.convert(mode))
@@ -265,7 +265,7 @@ def test_transparency_lies_over_grey(mode):
     assert loaded.getpixel((6, 6)) == (128, 128, 128)
 
 
-def test_sixteen_bit_grey_is_scaled(tmp_path):
+def test_sixteen_bit_gray_is_scaled(tmp_path):
     """Assert that half of 16 bits is half of 8 bits."""
     Image.fromarray(np.full((5, 6), 32896, np.uint16)).save(tmp_path / "deep.png")
     assert load_photo(tmp_path / "deep.png").getpixel((2, 2)) == (128, 128, 128)
@@ -273,7 +273,7 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
 
 def test_animation_gives_its_first_frame(tmp_path):
     """Assert that the first picture of a GIF is read."""
-    frames = [Image.new("RGB", (10, 8), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    frames = [Image.new("RGB", (10, 8), color) for color in ((250, 0, 0), (0, 250, 0))]
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
     red, green, _ = load_photo(tmp_path / "two.gif").getpixel((3, 3))
     assert red > 240 > 10 > green

@@ -18,7 +18,7 @@ from hub_server import HubServer
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.hub import export_remote_code, publish
-from nvb_diffusers.unet import add_adapter
+from nvb_diffusers.models.unet import add_adapter
 
 CARD = "---\nlibrary_name: diffusers\nlicense: apache-2.0\n---\n# REPO_ID\n\nText of our own: é.\n"
 CODE = {

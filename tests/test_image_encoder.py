@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nvb_diffusers.image_encoder import EncoderAttention, EncoderResBlock, TimeAwareImageEncoder
+from nvb_diffusers.models.image_encoder import EncoderAttention, EncoderResBlock, TimeAwareImageEncoder
 
 SMALL = {
     "sample_size": 64,

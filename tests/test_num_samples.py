@@ -37,7 +37,7 @@ def test_the_first_sample_is_the_call_without_samples(share_noise):
 
 
 def test_the_deviation_is_that_of_the_samples():
-    """Assert the standard deviation over samples, averaged over colours, for each view of each photo."""
+    """Assert the standard deviation over samples, averaged over colors, for each view of each photo."""
     output = make([photo(), photo(6), photo(7)], num_samples=4)
     assert output.deviation.shape == (3, 2, SIDE, SIDE)
     torch.testing.assert_close(output.deviation, output.samples.std(dim=1).mean(dim=2), atol=1e-5, rtol=0)

@@ -38,7 +38,7 @@ def test_any_size_that_the_patches_divide():
         model(sample[..., :8])
 
 
-def test_it_sees_its_neighbourhood_and_by_channel_attention_the_whole():
+def test_it_sees_its_neighborhood_and_by_channel_attention_the_whole():
     """Assert that a changed pixel changes the patches within a patch a convolution, and with attention all of them."""
     torch.manual_seed(0)
     model, sample = tiny_pixel_restorer(num_layers=1), torch.randn(1, 3, 48, 48)

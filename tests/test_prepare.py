@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from nvb_diffusers.camera import camera_from_angles, join_camera, mirror_camera, project_points, split_camera
-from nvb_diffusers.training.format import load_image, read_records, save_image, split_by_identity, write_records
+from nvb_diffusers.data.records import load_image, read_records, save_image, split_by_identity, write_records
 
 SCRIPTS = Path(__file__).parents[1] / "training"
 DOT = (0.11, 0.09, 0.06)  # a point of our world, off every axis
@@ -33,14 +33,14 @@ ffhq, nersemble, panohead, resized = (
 
 
 def draw_dot(width, height, center, sigma=2.5):
-    """A grey picture with one bright dot at (x, y) pixels from its top left edge."""
+    """A gray picture with one bright dot at (x, y) pixels from its top left edge."""
     x, y = np.arange(width) + 0.5 - center[0], np.arange(height) + 0.5 - center[1]
     dot = np.exp(-(x[None] ** 2 + y[:, None] ** 2) / (2 * sigma**2))
     return Image.fromarray(np.repeat((40 + 200 * dot)[..., None], 3, axis=2).round().astype(np.uint8))
 
 
 def find_dot(path):
-    """The centre (x, y) of the bright dot, in pixels from the top left edge."""
+    """The center (x, y) of the bright dot, in pixels from the top left edge."""
     weights = np.asarray(load_image(path), dtype=np.float64).mean(2)
     weights = np.where(weights > 70, weights - 40, 0)
     y, x = np.mgrid[: weights.shape[0], : weights.shape[1]] + 0.5
@@ -271,11 +271,11 @@ def test_panohead_refuses_bad_labels(tmp_path, capsys, change, regex, message):
 SERIALS = ("220700191", "221501007", "222200036", "222200037", "222200049")
 FULL_INTRINSICS = np.array([[6400.0, 0, 1120], [0, 6420, 1590], [0, 0, 1]])
 SHRINK = 8  # pictures of 275 x 401
-METRES = 0.37  # a unit of our world in metres
+METERS = 0.37  # a unit of our world in meters
 
 
 def subject_world(seed):
-    """A rotation (3, 3) and a translation (3,) from our world, in metres, to the world of a subject's calibration."""
+    """A rotation (3, 3) and a translation (3,) from our world, in meters, to the world of a subject's calibration."""
     rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
     return rotation * np.linalg.det(rotation), np.array([0.3, -0.8, 1.1]) * (seed % 5)
 
@@ -292,7 +292,7 @@ def make_subject(root, subject, moments, layout="frames", offset=(0.0, 0.0, 0.0)
         cam2world = split_camera(ours)[0].numpy()
         source = np.eye(4)
         source[:3, :3] = rotation @ cam2world[:3, :3]
-        source[:3, 3] = METRES * rotation @ cam2world[:3, 3] + translation
+        source[:3, 3] = METERS * rotation @ cam2world[:3, 3] + translation
         world_2_cam[serial] = np.linalg.inv(source)
     folder = root / subject if layout == "frames" else root / subject / "calibration"
     folder.mkdir(parents=True)
@@ -300,7 +300,7 @@ def make_subject(root, subject, moments, layout="frames", offset=(0.0, 0.0, 0.0)
     (folder / "camera_params.json").write_text(json.dumps({**calibration, "intrinsics": FULL_INTRINSICS.tolist()}))
     for number, (sequence, timestep) in enumerate(moments):
         ours = np.vstack([nersemble.FACE_POINTS + np.array(offset) * (number % 2), DOT])
-        points = METRES * ours @ rotation.T + translation
+        points = METERS * ours @ rotation.T + translation
         for serial, matrix in world_2_cam.items():
             seen = (points @ matrix[:3, :3].T + matrix[:3, 3]) @ FULL_INTRINSICS.T
             pixels = seen[:, :2] / seen[:, 2:] / SHRINK
@@ -342,7 +342,7 @@ def test_nersemble_points_land_through_the_reported_similarity(tmp_path):
     assert sorted(similarities) == ["018", "240"]
     for record in records:
         rotation, translation = subject_world(int(record["subject"]))
-        source_point = METRES * rotation @ DOT + translation
+        source_point = METERS * rotation @ DOT + translation
         similarity = similarities[record["subject"]]
         point = similarity["scale"] * np.array(similarity["rotation"]) @ source_point + similarity["translation"]
         np.testing.assert_allclose(point, DOT, atol=1e-6)

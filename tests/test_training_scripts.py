@@ -19,11 +19,11 @@ from small_data import write_small_set
 from test_prepare import load_script
 
 from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, held_out_batch
+from nvb_diffusers.data.keys import draw_timesteps
+from nvb_diffusers.models.unet import load_adapter
 from nvb_diffusers.training.backbone import load_unet
 from nvb_diffusers.training.checkpoints import list_checkpoints
-from nvb_diffusers.training.data import MultiViewFaceDataset, SampleTransform, held_out_batch
-from nvb_diffusers.training.sampling import draw_timesteps
-from nvb_diffusers.unet import load_adapter
 
 TRAINING = ROOT / "training"
 SCRIPTS = {
@@ -289,9 +289,9 @@ def test_decoder_only_keeps_the_latents(place, tmp_path, capsys):
     assert scales[0]["scaling_factor"] == scales[1]["scaling_factor"]
 
 
-def test_a_centred_view_transformer_knows_the_mean_features(place, tmp_path):
+def test_a_centered_view_transformer_knows_the_mean_features(place, tmp_path):
     """Assert that the saved mean is that of the degraded pictures' features, also in a run that was resumed."""
-    shape = json.loads((place.folder / "transformer.json").read_text()) | {"centre_features": True}
+    shape = json.loads((place.folder / "transformer.json").read_text()) | {"center_features": True}
     (tmp_path / "shape.json").write_text(json.dumps(shape))
     extra = ["--view_transformer_config", tmp_path / "shape.json"]
     assert run("novel_view", place, tmp_path / "run", *extra, "--max_train_steps", 1) == 0

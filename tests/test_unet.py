@@ -1,4 +1,4 @@
-"""Tests of nvb_diffusers.unet, on UNets with two tiny levels and, for counts, on SD layouts without weights."""
+"""Tests of nvb_diffusers.models.unet, on UNets with two tiny levels and, for counts, on SD layouts without weights."""
 
 import json
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nvb_diffusers import NVBFacePipeline
-from nvb_diffusers.unet import (
+from nvb_diffusers.models.unet import (
     ATTN2_FILE,
     FUSED_KEY,
     LORA_FILE,
@@ -323,7 +323,7 @@ def test_failed_save_leaves_the_old_files(tmp_path, monkeypatch):
         if path.name == ATTN2_FILE:
             raise OSError("no space left on device")
 
-    monkeypatch.setattr("nvb_diffusers.unet.save_file", full_disk)
+    monkeypatch.setattr("nvb_diffusers.models.unet.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_adapter(train(unet), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -9,9 +9,9 @@ from nvb_diffusers.camera import (
     orbit_cameras,
     project_points,
     sample_volume,
-    voxel_centres,
+    voxel_centers,
 )
-from nvb_diffusers.view_transformer import (
+from nvb_diffusers.models.view_transformer import (
     AggregatorBlock,
     Attention,
     ModLN,
@@ -55,8 +55,8 @@ def target_cameras(yaws=(-40.0, 5.0, 33.0), count=2):
 
 
 def share_seen(cameras, half_extent, near, far):
-    """The share of 8x8x8 voxel centres in each camera's frustum (V,)."""
-    u, v, z = project_points(voxel_centres(8, half_extent).flatten(0, 2), cameras).unbind(-1)
+    """The share of 8x8x8 voxel centers in each camera's frustum (V,)."""
+    u, v, z = project_points(voxel_centers(8, half_extent).flatten(0, 2), cameras).unbind(-1)
     seen = (u >= 0) & (u <= 1) & (v >= 0) & (v <= 1) & (z >= near) & (z <= far)
     return seen.float().mean(dim=-1)
 
@@ -83,8 +83,8 @@ def test_lifted_features_reach_the_voxels_that_the_source_camera_sees_there():
     changed[:, :, 2, 4] += torch.arange(10.0)
     with torch.no_grad():
         before, after = (model.build_volume(some, 3, cameras) for some in (features, changed))
-    centres = voxel_centres((3, 4, 5), model.config.half_extent).flatten(0, 2)
-    uv = project_points(centres.expand(2, -1, -1), cameras)[..., :2]
+    centers = voxel_centers((3, 4, 5), model.config.half_extent).flatten(0, 2)
+    uv = project_points(centers.expand(2, -1, -1), cameras)[..., :2]
     near = ((7 * uv - torch.tensor([4.5, 2.5])).abs() < 1).all(dim=-1)  # (2, Z*Y*X)
     assert torch.equal((before != after).any(dim=1).flatten(1), near)
     assert near.any(dim=1).all()
@@ -101,16 +101,16 @@ def test_lifting_does_not_move_the_camera():
     assert model.proj_in.weight.grad.any()
 
 
-def test_centring_takes_the_mean_off_and_puts_it_back():
-    """Assert views and camera of centred features from those of a plain model given what differs from the mean."""
-    plain, centred = small_transformer(), small_transformer(centre_features=True)
+def test_centering_takes_the_mean_off_and_puts_it_back():
+    """Assert views and camera of centered features from those of a plain model given what differs from the mean."""
+    plain, centered = small_transformer(), small_transformer(center_features=True)
     mean = source_features(1, seed=8)[0]
-    missing, unexpected = centred.load_state_dict(plain.state_dict(), strict=False)
+    missing, unexpected = centered.load_state_dict(plain.state_dict(), strict=False)
     assert (missing, unexpected) == (["mean_features"], [])
-    centred.mean_features.copy_(mean)
+    centered.mean_features.copy_(mean)
     with torch.no_grad():
         expected = plain(source_features(), torch.tensor([3, 700]), target_cameras())
-        output = centred(source_features() + mean, torch.tensor([3, 700]), target_cameras())
+        output = centered(source_features() + mean, torch.tensor([3, 700]), target_cameras())
     torch.testing.assert_close(output.features, expected.features + mean, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(output.source_cameras, expected.source_cameras, atol=1e-5, rtol=1e-4)
 
@@ -257,12 +257,12 @@ def test_pictures_are_independent(past):
             torch.testing.assert_close(single[0], batch[i], atol=1e-5, rtol=1e-4)
 
 
-def test_voxel_centres_give_back_the_volume_queries():
-    """Assert that query i becomes the voxel whose centre is voxel_centres[i]: without blocks, sampling returns it."""
+def test_voxel_centers_give_back_the_volume_queries():
+    """Assert that query i becomes the voxel whose center is voxel_centers[i]: without blocks, sampling returns it."""
     model = small_transformer(num_layers=0)
     with torch.no_grad():
         volume = model.build_volume(source_features(1), 5, target_cameras()[:1, 0])
-        samples = sample_volume(volume, voxel_centres((3, 4, 5), 0.32)[None], 0.32)  # (1, 16, 3, 4, 5)
+        samples = sample_volume(volume, voxel_centers((3, 4, 5), 0.32)[None], 0.32)  # (1, 16, 3, 4, 5)
         expected = model.proj_volume(model.norm_volume(model.volume_queries))  # (60, 16)
     torch.testing.assert_close(samples[0].flatten(1).mT, expected, atol=1e-5, rtol=1e-5)
 
@@ -294,11 +294,11 @@ def test_modln_is_the_equation():
     """Assert Eq. 4 by hand, and that a new ModLN is a plain layer norm whatever the camera."""
     torch.manual_seed(0)
     norm, tokens, camera, temb = ModLN(6), torch.randn(2, 5, 6), torch.randn(2, 6), torch.randn(2, 6)
-    normalised = F.layer_norm(tokens, (6,))
-    torch.testing.assert_close(norm(tokens, camera, torch.zeros(2, 6)), normalised)
+    normalized = F.layer_norm(tokens, (6,))
+    torch.testing.assert_close(norm(tokens, camera, torch.zeros(2, 6)), normalized)
     torch.nn.init.normal_(norm.modulation.weight)
     gamma, beta = (F.silu(camera) @ norm.modulation.weight.mT).chunk(2, dim=-1)
-    expected = normalised * (1 + gamma[:, None]) + beta[:, None] + temb[:, None]
+    expected = normalized * (1 + gamma[:, None]) + beta[:, None] + temb[:, None]
     torch.testing.assert_close(norm(tokens, camera, temb), expected)
 
 

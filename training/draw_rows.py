@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from nvb_diffusers.camera import angles_from_camera
-from nvb_diffusers.contact_sheet import contact_sheet
+from nvb_diffusers.data.contact_sheet import contact_sheet
+from nvb_diffusers.data.records import load_image
 from nvb_diffusers.evaluation.compare import row_folder
-from nvb_diffusers.evaluation.protocol import TestIdentity, load_test_set, view_name
 from nvb_diffusers.evaluation.score import read_scores
-from nvb_diffusers.training.format import load_image
+from nvb_diffusers.evaluation.test_sets import TestIdentity, load_test_set, view_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

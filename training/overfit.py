@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nvb_diffusers.training.format import load_image, read_records, save_image, write_records
+from nvb_diffusers.data.records import load_image, read_records, save_image, write_records
 
 SIZE = 64
 FEATURES = 128

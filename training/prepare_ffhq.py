@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from nvb_diffusers.camera import mirror_camera
-from nvb_diffusers.training.format import (
+from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
     check_record,

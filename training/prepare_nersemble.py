@@ -8,7 +8,7 @@ It reads both published layouts, the frames of version 1 and the videos of versi
     <data_dir>/<subject>/sequences/<sequence>/frame_<timestep>/images*/cam_<serial>.png (or .jpg; or extra_sequences/)
     <data_dir>/<subject>/sequences/<sequence>/images/cam_<serial>.mp4
 
-`camera_params.json` holds `world_2_cam` (a 4x4 matrix per serial number, OpenCV axes, metres) and one `intrinsics`
+`camera_params.json` holds `world_2_cam` (a 4x4 matrix per serial number, OpenCV axes, meters) and one `intrinsics`
 (3x3, in pixels of the full 2200 x 3208 picture; smaller pictures scale them). Pixels are counted from the edge.
 
 `--landmarks` is a JSON that says which moments to prepare and where five points lie in some of their pictures, found by
@@ -41,7 +41,7 @@ import numpy as np
 from PIL import Image
 
 from nvb_diffusers.camera import FOCAL, RADIUS
-from nvb_diffusers.training.format import (
+from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
     check_landmarks,

@@ -4,7 +4,7 @@ r"""Make a multi-view set (step 2) from pictures rendered by PanoHead, EG3D or a
     python training/prepare_panohead.py --data_dir views --output_dir views-512 --identity_regex '(seed\d+)'
 
 It reads `{"labels": [["seed0001/0003.png", [25 numbers]], ...]}`, file names relative to the folder of the JSON. Each
-camera is the row-major cam2world in OpenCV axes and the intrinsics normalised by image size, in a world with x right,
+camera is the row-major cam2world in OpenCV axes and the intrinsics normalized by image size, in a world with x right,
 y up and z out of the face: ours, so it is kept as it is. The identity is the picture's folder, or what the first group
 of `--identity_regex` finds in the file name; the views of an identity are numbered in the order of the file.
 
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nvb_diffusers.training.format import (
+from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
     check_record,

@@ -3,7 +3,7 @@
     python training/prepare_resized.py --data_dir heads-v1 --output_dir heads-v1-128 --size 128
 
 Pictures are resampled with Lanczos (a low-pass filter when they shrink) and stored without loss. Landmarks are scaled;
-cameras stay as they are, their intrinsics are normalised by the picture's size. Run it again to go on after a stop.
+cameras stay as they are, their intrinsics are normalized by the picture's size. Run it again to go on after a stop.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nvb_diffusers.training.format import (
+from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
     map_parallel,

@@ -18,8 +18,8 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 
-from nvb_diffusers.training.format import SPLITS, begin_data_set, read_records, write_bytes
-from nvb_diffusers.training.streaming import INDEX_FILE, RECORD_FEATURES
+from nvb_diffusers.data.records import SPLITS, begin_data_set, read_records, write_bytes
+from nvb_diffusers.data.shards import INDEX_FILE, RECORD_FEATURES
 
 MEGABYTE = 1e6
 

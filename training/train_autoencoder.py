@@ -25,6 +25,9 @@ from diffusers.utils import make_image_grid
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from nvb_diffusers.data.datasets import FaceDataset, SampleTransform, held_out_batch
+from nvb_diffusers.data.images import psnr, to_images
+from nvb_diffusers.data.keys import KeySampler, draw_noise
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
@@ -34,10 +37,7 @@ from nvb_diffusers.training.checkpoints import (
     save_checkpoint,
     write_folder,
 )
-from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch
-from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
-from nvb_diffusers.training.sampling import KeySampler, draw_noise
 
 # f8, 8 latent channels; a level without layers is a patchifying stem, which saves most of the cost on a CPU.
 DEFAULT_CONFIG = {
@@ -101,7 +101,7 @@ def load_autoencoder(args: argparse.Namespace) -> AutoencoderDC:
 
 
 class NoisyAutoencoder(torch.nn.Module):
-    """Encoder, noise on the latents and decoder in one forward, which is what distributed training synchronises."""
+    """Encoder, noise on the latents and decoder in one forward, which is what distributed training synchronizes."""
 
     def __init__(self, vae: AutoencoderDC) -> None:
         super().__init__()

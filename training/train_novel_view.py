@@ -30,6 +30,10 @@ from tqdm.auto import tqdm
 
 from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles
+from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, held_out_batch, key_sampler, split_batch
+from nvb_diffusers.data.degradation import PRESETS
+from nvb_diffusers.data.images import psnr, to_images
+from nvb_diffusers.data.keys import DROPPED, GIVEN, draw_choices, draw_noise, draw_timesteps
 from nvb_diffusers.hub import publish
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.checkpoints import (
@@ -41,18 +45,14 @@ from nvb_diffusers.training.checkpoints import (
     save_only_trainable,
     write_folder,
 )
-from nvb_diffusers.training.data import MultiViewFaceDataset, SampleTransform, held_out_batch, key_sampler, split_batch
-from nvb_diffusers.training.degradation import PRESETS
 from nvb_diffusers.training.latents import cache_latents, with_latents
 from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
 from nvb_diffusers.training.optimizer import MuonAdamW, adamw
-from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
-from nvb_diffusers.training.sampling import DROPPED, GIVEN, draw_choices, draw_noise, draw_timesteps
 
 # Share of samples whose volume is built with a given source camera: the true one, or "constant", the frontal one.
 GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0, "constant": 1.0}
-CENTRING_SAMPLES = 64
+CENTERING_SAMPLES = 64
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -100,7 +100,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--degradation", nargs="+", choices=sorted(PRESETS), default=["real_esrgan"])
     parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
     parser.add_argument("--dataloader_num_workers", type=int, default=2)
-    # Optimisation
+    # Optimization
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train_batch_size", type=int, default=2, help="per process")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
@@ -130,7 +130,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 class NovelViewModel(torch.nn.Module):
-    """Camera prediction, volume and projection in one forward, which is what distributed training synchronises."""
+    """Camera prediction, volume and projection in one forward, which is what distributed training synchronizes."""
 
     def __init__(self, view_transformer: ViewTransformer3D) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ def shown_views(args: argparse.Namespace, num_views: int) -> int:
 
 
 @torch.no_grad()
-def centre(pipeline: NVBFacePipeline, batch: dict[str, torch.Tensor], args: argparse.Namespace) -> None:
+def center(pipeline: NVBFacePipeline, batch: dict[str, torch.Tensor], args: argparse.Namespace) -> None:
     """Set the view transformer's mean features to those of a batch of training samples, the same in every run."""
     degraded = batch["degraded_pixel_values"].to(pipeline.device)  # (N, V, 3, S, S)
     timesteps = draw_timesteps(batch["key"], pipeline.scheduler.config.num_train_timesteps, args.seed)  # (N,)
@@ -320,8 +320,8 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"--num_diffusion_views {shown}: a sample has {dataset.num_views} views{needed}")
     if args.conditioning_dropout and not args.train_unet:
         raise ValueError("--conditioning_dropout is for a UNet that learns: it goes with --train_unet alone")
-    if is_new and view_transformer.config.centre_features:
-        centre(pipeline, held_out_batch(dataset, CENTRING_SAMPLES), args)
+    if is_new and view_transformer.config.center_features:
+        center(pipeline, held_out_batch(dataset, CENTERING_SAMPLES), args)
     if args.latents_cache:
         if args.streaming:
             raise ValueError("--latents_cache holds the latents of all pictures: it does not go with --streaming")

@@ -27,6 +27,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from nvb_diffusers import NVBFacePipeline, PixelRestorer
+from nvb_diffusers.data.datasets import FaceDataset, SampleTransform, held_out_batch, key_sampler
+from nvb_diffusers.data.degradation import PRESETS
+from nvb_diffusers.data.images import psnr, to_images
 from nvb_diffusers.hub import publish
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.checkpoints import (
@@ -37,10 +40,7 @@ from nvb_diffusers.training.checkpoints import (
     save_checkpoint,
     write_folder,
 )
-from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch, key_sampler
-from nvb_diffusers.training.degradation import PRESETS
 from nvb_diffusers.training.optimizer import adamw
-from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
 
 
@@ -59,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--degradation", nargs="+", choices=sorted(PRESETS), default=["real_esrgan"])
     parser.add_argument("--crop_jitter", type=float, default=0.0, help="largest share of the side that crops leave out")
     parser.add_argument("--dataloader_num_workers", type=int, default=2)
-    # Optimisation
+    # Optimization
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train_batch_size", type=int, default=4, help="per process; small ones learn most a picture")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)

@@ -28,8 +28,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder
+from nvb_diffusers.data.datasets import FaceDataset, SampleTransform, held_out_batch, key_sampler, split_batch
+from nvb_diffusers.data.degradation import PRESETS
+from nvb_diffusers.data.images import psnr, to_images
+from nvb_diffusers.data.keys import DROPPED, draw_choices, draw_noise, draw_timesteps
 from nvb_diffusers.hub import publish
-from nvb_diffusers.image_encoder import FEATURE_SIZE
+from nvb_diffusers.models.image_encoder import FEATURE_SIZE
+from nvb_diffusers.models.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
 from nvb_diffusers.training.backbone import load_scheduler, load_unet, load_vae, new_model
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
@@ -40,15 +45,10 @@ from nvb_diffusers.training.checkpoints import (
     save_only_trainable,
     write_folder,
 )
-from nvb_diffusers.training.data import FaceDataset, SampleTransform, held_out_batch, key_sampler, split_batch
-from nvb_diffusers.training.degradation import PRESETS
 from nvb_diffusers.training.latents import cache_latents, latent_side, with_latents
 from nvb_diffusers.training.losses import diffusion_loss, diffusion_target
 from nvb_diffusers.training.optimizer import adamw
-from nvb_diffusers.training.pictures import psnr, to_images
 from nvb_diffusers.training.processes import any_process, mean_parts
-from nvb_diffusers.training.sampling import DROPPED, draw_choices, draw_noise, draw_timesteps
-from nvb_diffusers.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -81,7 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--crop_jitter", type=float, default=0.0, help="largest share of the side that crops leave out")
     parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
     parser.add_argument("--dataloader_num_workers", type=int, default=2)
-    # Optimisation
+    # Optimization
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train_batch_size", type=int, default=8, help="per process")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)

@@ -13,10 +13,10 @@ pipeline_loading_utils.LOADABLE_CLASSES.setdefault(
     "nvb_diffusers", {"ModelMixin": ["save_pretrained", "from_pretrained"]}
 )
 
-from .image_encoder import TimeAwareImageEncoder  # noqa: E402
+from .models.image_encoder import TimeAwareImageEncoder  # noqa: E402
+from .models.pixel_restorer import PixelRestorer  # noqa: E402
+from .models.view_transformer import ViewTransformer3D  # noqa: E402
 from .pipeline_nvb_face import NVBFacePipeline, NVBFacePipelineOutput  # noqa: E402
-from .pixel_restorer import PixelRestorer  # noqa: E402
-from .view_transformer import ViewTransformer3D  # noqa: E402
 
 # `DiffusionPipeline.from_pretrained` looks a pipeline's class up in diffusers itself.
 diffusers.NVBFacePipeline = NVBFacePipeline

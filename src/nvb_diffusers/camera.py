@@ -1,10 +1,10 @@
 """Cameras as plain tensors: labels, angles, orbits, projection, frustum points and volume sampling.
 
 A camera is `camera_params` (..., 25), the label of EG3D: a row-major 4x4 `cam2world` in OpenCV axes (x right, y down,
-z forward) followed by 3x3 `intrinsics` normalised by the image size. The world has x to the right, y up and z out of
+z forward) followed by 3x3 `intrinsics` normalized by the image size. The world has x to the right, y up and z out of
 the face, so a frontal camera has R = diag(1, -1, -1) and t = (0, 0, radius). Angles are true degrees.
 
-One rule places samples everywhere: cell i of n has its centre at (i + 0.5) / n (`align_corners=False`), for pixels, for
+One rule places samples everywhere: cell i of n has its center at (i + 0.5) / n (`align_corners=False`), for pixels, for
 depth planes and for voxels alike. Image coordinates (u, v) run from 0 to 1, u to the right and v down.
 
 Geometry is computed in float32 even where autocast is on, because half precision moves a sample by a whole cell.
@@ -73,13 +73,13 @@ def angles_from_camera(camera_params: torch.Tensor) -> torch.Tensor:
 
 
 def split_camera(camera_params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`cam2world` (..., 4, 4) and normalised `intrinsics` (..., 3, 3) of (..., 25), at least float32."""
+    """`cam2world` (..., 4, 4) and normalized `intrinsics` (..., 3, 3) of (..., 25), at least float32."""
     params = _at_least_float32(camera_params)
     return params[..., :16].unflatten(-1, (4, 4)), params[..., 16:].unflatten(-1, (3, 3))
 
 
 def join_camera(cam2world: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
-    """The label (..., 25) of `cam2world` (..., 4, 4) and normalised `intrinsics` (..., 3, 3)."""
+    """The label (..., 25) of `cam2world` (..., 4, 4) and normalized `intrinsics` (..., 3, 3)."""
     return torch.cat([cam2world.flatten(-2), intrinsics.flatten(-2)], dim=-1)
 
 
@@ -181,7 +181,7 @@ def angle_between_cameras(camera_params: torch.Tensor, other: torch.Tensor) -> t
 def frustum_points(
     camera_params: torch.Tensor, height: int, width: int, depth: int, near: float, far: float
 ) -> torch.Tensor:
-    """World points of a grid of cells between two planes before the camera, each at the centre of its cell.
+    """World points of a grid of cells between two planes before the camera, each at the center of its cell.
 
     Args:
         camera_params: (..., 25).
@@ -192,25 +192,25 @@ def frustum_points(
     Returns:
         (..., D, H, W, 3).
     """
-    z, v, u = torch.meshgrid(*(_cell_centres(n, camera_params.device) for n in (depth, height, width)), indexing="ij")
+    z, v, u = torch.meshgrid(*(_cell_centers(n, camera_params.device) for n in (depth, height, width)), indexing="ij")
     uvz = torch.stack([u, v, near + (far - near) * z], dim=-1)  # (D, H, W, 3)
     return unproject_points(uvz.flatten(0, 2), camera_params).unflatten(-2, (depth, height, width))
 
 
-def voxel_centres(
+def voxel_centers(
     volume_size: int | Sequence[int], half_extent: float, device: torch.device | None = None
 ) -> torch.Tensor:
-    """World points (Z, Y, X, 3) at the voxel centres of the cube; `volume_size` is one side or (Z, Y, X)."""
+    """World points (Z, Y, X, 3) at the voxel centers of the cube; `volume_size` is one side or (Z, Y, X)."""
     sizes = (volume_size,) * 3 if isinstance(volume_size, int) else tuple(volume_size)
-    z, y, x = torch.meshgrid(*(_cell_centres(n, device) for n in sizes), indexing="ij")
+    z, y, x = torch.meshgrid(*(_cell_centers(n, device) for n in sizes), indexing="ij")
     return half_extent * (2 * torch.stack([x, y, z], dim=-1) - 1)
 
 
 def sample_volume(volume: torch.Tensor, points: torch.Tensor, half_extent: float) -> torch.Tensor:
     """Trilinear samples of a volume that fills the cube |x|, |y|, |z| <= half_extent.
 
-    A point outside the cube gives exactly 0. Between voxel centres the value is linear; in the half voxel between the
-    outermost centres and the cube's faces it stays what it is at those centres.
+    A point outside the cube gives exactly 0. Between voxel centers the value is linear; in the half voxel between the
+    outermost centers and the cube's faces it stays what it is at those centers.
 
     Args:
         volume: (B, C, Z, Y, X), each index growing with its world axis.
@@ -247,8 +247,8 @@ def _matrix(rows: list[list[torch.Tensor]]) -> torch.Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def _cell_centres(count: int, device: torch.device | None) -> torch.Tensor:
-    """Centres of `count` equal cells of the unit interval."""
+def _cell_centers(count: int, device: torch.device | None) -> torch.Tensor:
+    """Centers of `count` equal cells of the unit interval."""
     return (torch.arange(count, device=device, dtype=torch.float32) + 0.5) / count
 
 

@@ -5,7 +5,7 @@ photo is framed alike by asking which of those cameras would have seen its five 
 projected through a grid of cameras without roll, and the similarity onto the best projection is the crop
 (`align_landmarks`).
 
-Coordinates of pictures are continuous pixels, x right and y down: 0 is the picture's edge and i + 0.5 the centre of
+Coordinates of pictures are continuous pixels, x right and y down: 0 is the picture's edge and i + 0.5 the center of
 pixel i.
 """
 
@@ -88,7 +88,7 @@ class FaceCrop:
 def load_photo(photo: str | Path | Image.Image, max_pixels: int = 4_000_000) -> Image.Image:
     """Read a picture of any kind as an upright 8-bit RGB image of at most `max_pixels` pixels.
 
-    EXIF rotation is applied, alpha is laid over grey, 16-bit grey is scaled, and an animation gives its first frame.
+    EXIF rotation is applied, alpha is laid over gray, 16-bit gray is scaled, and an animation gives its first frame.
     A large JPEG is decoded at reduced size, so 100 megapixels need little memory.
     """
     name = "the given image" if isinstance(photo, Image.Image) else f"'{photo}'"
@@ -112,10 +112,10 @@ def _read(image: Image.Image, max_pixels: int) -> Image.Image:
     if image.mode in ("1", "P"):  # no shades to average
         image = image.convert("L" if image.mode == "1" else "RGBA")
     elif image.mode.startswith(("I", "F")):
-        grey = np.asarray(ImageOps.exif_transpose(image))
-        if grey.dtype.kind == "f" or grey.max() > 65535 or grey.min() < 0:
+        gray = np.asarray(ImageOps.exif_transpose(image))
+        if gray.dtype.kind == "f" or gray.max() > 65535 or gray.min() < 0:
             raise ValueError(f"its pixels of mode {image.mode} are no 16-bit integers")
-        image = Image.fromarray((grey // 256).astype(np.uint8))
+        image = Image.fromarray((gray // 256).astype(np.uint8))
     image.thumbnail(size, Image.Resampling.LANCZOS)  # decodes a JPEG at reduced size
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
@@ -177,8 +177,8 @@ def _detect_at(net: Any, pixels: np.ndarray, side: int) -> list[Face]:
     faces = []
     for row, column in np.argwhere(heat[0] > SCORE_THRESHOLD):
         size = np.exp(log_size[:, row, column]) * DETECTOR_STRIDE  # height, width
-        centre = (np.array([row, column]) + 0.5 + offset[:, row, column]) * DETECTOR_STRIDE
-        corner = centre - size / 2
+        center = (np.array([row, column]) + 0.5 + offset[:, row, column]) * DETECTOR_STRIDE
+        corner = center - size / 2
         landmarks = corner + points[:, row, column].reshape(5, 2) * size  # (5, 2) as y, x
         box = np.concatenate([corner[::-1], (corner + size)[::-1]])
         faces.append(Face(box / scale, float(heat[0, row, column]), landmarks[:, ::-1] / scale))
@@ -220,9 +220,9 @@ def align_landmarks(
     prior = (yaw.numpy() / YAW_DEVIATION_DEG) ** 2 + (pitch.numpy() / PITCH_DEVIATION_DEG) ** 2
     best = np.argmin(unlikely.sum(-1) + prior)
     turn = turns[best]
-    centre = face_mean + (0.5 + 0.5j - view_means[best]) / turn  # of the crop, in the picture
+    center = face_mean + (0.5 + 0.5j - view_means[best]) / turn  # of the crop, in the picture
     turn = (abs(turn) if keep_roll else turn) * size
-    shift = (0.5 + 0.5j) * size - turn * centre
+    shift = (0.5 + 0.5j) * size - turn * center
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
@@ -271,7 +271,7 @@ def _warp(image: Image.Image, affine: np.ndarray, size: int) -> Image.Image:
         affine = affine @ np.diag([pixels.shape[1] / width, pixels.shape[0] / height, 1])
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     matrix = affine.copy()
-    matrix[:, 2] += affine[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV has pixel centres at integers
+    matrix[:, 2] += affine[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV has pixel centers at integers
     crop = cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
     inside = cv2.warpAffine(np.ones(pixels.shape[:2], np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST)
     if not inside.all():

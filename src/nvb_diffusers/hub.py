@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from functools import partial
+from importlib.util import resolve_name
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,8 +18,8 @@ from diffusers import ModelMixin
 from huggingface_hub import create_branch, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from .models.unet import refuse_live_adapter
 from .pipeline_nvb_face import NVBFacePipeline
-from .unet import refuse_live_adapter
 
 REMOTE_CODE_BRANCH = "remote-code"
 PACKAGE = __package__
@@ -215,15 +216,15 @@ def _our_components(pipeline: NVBFacePipeline) -> dict[str, ModelMixin]:
 def _standalone_source(module: str, seen: set[str]) -> str:
     """The source of a module, in which the source of each sibling stands in place of its first import.
 
-    Only `from .sibling import name` at the top level is followed, and the files share one set of global names. Siblings
-    already `seen` are left out, and those found are added to them.
+    Only relative imports at the top level are followed, `from .sibling import name` or `from ..camera import name`, and
+    the files share one set of global names. Siblings already `seen` are left out, and those found are added to them.
     """
     source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
     parts, end = [], 0
     for node in ast.parse(source).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            sibling = f"{PACKAGE}.{node.module}"
+        if isinstance(node, ast.ImportFrom) and node.level:
+            sibling = resolve_name("." * node.level + str(node.module), module.rpartition(".")[0])
             parts += lines[end : node.lineno - 1]
             if sibling not in seen:
                 seen.add(sibling)

@@ -31,7 +31,7 @@ def check_components(
     if image_encoder.config.out_channels != width:
         raise ValueError(
             f"The image encoder's features are {image_encoder.config.out_channels} wide, but the UNet's "
-            f"cross-attention reads {width}: `nvb_diffusers.unet.convert_unet` changes the UNet."
+            f"cross-attention reads {width}: `nvb_diffusers.models.unet.convert_unet` changes the UNet."
         )
     if view_transformer is not None and view_transformer.config.in_channels != width:
         raise ValueError(

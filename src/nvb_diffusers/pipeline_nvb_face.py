@@ -36,7 +36,7 @@ class NVBFacePipelineOutput(BaseOutput):
         samples: with `num_samples` above 1 that many `images` of different noise, of which the first is `images`; for a
             list of inputs a list of such lists. As an array or tensor (K, V, ...), or (B, K, V, ...).
         deviation: (V, H, W), or (B, V, H, W): standard deviation of each pixel over the samples, in [0, 1], the mean of
-            the three colours; None for latents. High where the photo did not determine the picture: it was invented.
+            the three colors; None for latents. High where the photo did not determine the picture: it was invented.
     """
 
     images: list[Image.Image] | list[list[Image.Image]] | np.ndarray | torch.Tensor
@@ -126,7 +126,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if any(name.endswith("base_layer") for name, _ in self.unet.named_modules()):
             raise ValueError(
                 "The UNet carries a live LoRA adapter, which a saved pipeline cannot hold: fuse it first, our own with "
-                "`nvb_diffusers.unet.fuse_adapter`, another with `pipe.fuse_lora(components=['unet'])` and "
+                "`nvb_diffusers.models.unet.fuse_adapter`, another with `pipe.fuse_lora(components=['unet'])` and "
                 "`pipe.unload_lora_weights()`."
             )
         super().save_pretrained(save_directory, **kwargs)
@@ -470,8 +470,8 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Samples (B, K, V, ...) of pictures (B*K*V, 3, S, S), lists for PIL images; their deviation (B, V, S, S)."""
         deviation = None
         if grid[1] > 1:
-            colours = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).unflatten(0, grid)
-            deviation = colours.std(dim=1).mean(dim=2)  # (B, V, S, S)
+            colors = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).unflatten(0, grid)
+            deviation = colors.std(dim=1).mean(dim=2)  # (B, V, S, S)
         shown: Any = self.image_processor.postprocess(pictures, output_type=output_type)
         samples = _nested(shown, grid) if output_type == "pil" else shown.reshape(*grid, *shown.shape[1:])
         return samples, deviation

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, in colours of the page around them."""
+"""Line charts as inline SVG, in colors of the page around them."""
 
 import html
 import math
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 32, 16, 32
-# Okabe and Ito's palette, which people who are blind to some colours can tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a", "#7a5195")
+# Okabe and Ito's palette, which people who are blind to some colors can tell apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a", "#7a5195")
 
 
 class Series(NamedTuple):
@@ -46,18 +46,18 @@ def line_chart(series: Sequence[Series], title: str, x_labels: Mapping[float, st
     for value, label in x_labels.items():
         parts.append(f'<text x="{x_at(value):.1f}" y="{HEIGHT - 10}" class="axis middle">{html.escape(label)}</text>')
     for number, line in enumerate(series):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         shift = 3 * (number - (len(series) - 1) / 2)  # so that intervals at one x lie side by side
         points = [(x_at(x) + shift, entry) for x, entry in line.points]
         path = " ".join(f"{x:.1f},{y_at(entry['mean']):.1f}" for x, entry in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         for x, entry in points:
             parts.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y_at(entry["low"]):.1f}" y2="{y_at(entry["high"]):.1f}" '
-                f'stroke="{colour}"/><circle cx="{x:.1f}" cy="{y_at(entry["mean"]):.1f}" r="3" fill="{colour}"/>'
+                f'stroke="{color}"/><circle cx="{x:.1f}" cy="{y_at(entry["mean"]):.1f}" r="3" fill="{color}"/>'
             )
     legend = "".join(
-        f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{html.escape(line.name)}</span>'
+        f'<span><i style="background:{COLORS[number % len(COLORS)]}"></i>{html.escape(line.name)}</span>'
         for number, line in enumerate(series)
     )
     picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'

@@ -25,7 +25,8 @@ import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
-from nvb_diffusers.evaluation.bars import measure_bars, target_pictures
+from nvb_diffusers.data.records import read_json, write_bytes
+from nvb_diffusers.evaluation.acceptance import measure_bars, target_pictures
 from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval
 from nvb_diffusers.evaluation.invented import sample_honesty
 from nvb_diffusers.evaluation.methods import (
@@ -38,9 +39,8 @@ from nvb_diffusers.evaluation.methods import (
     write_predictions,
 )
 from nvb_diffusers.evaluation.networks import Networks, OwnPredictor, find_networks
-from nvb_diffusers.evaluation.protocol import TestSet, file_hash, load_test_set, make_test_set, view_name
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
-from nvb_diffusers.training.format import read_json, write_bytes
+from nvb_diffusers.evaluation.test_sets import TestSet, file_hash, load_test_set, make_test_set, view_name
 
 METHODS = ("one_stage", "two_stage", "input", "mean_face")
 YAW_EDGES_DEG = (0, 10, 20, 30, 45, 60)

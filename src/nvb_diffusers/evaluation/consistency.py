@@ -30,7 +30,7 @@ STEEPEST_SLOPE = 4.0  # of depth against the image plane, 76 degrees; what is st
 EDGE_MARGIN = 1 / 128  # share of the picture's side that is left out along depth edges, where a pixel mixes two things
 UNKNOWN_MARGIN = 1 / 16  # share of the side around merged depths in which background cannot be told from head
 GRADIENT_SCALES = (1, 2)  # times 1/128 of the side: the blurs of the gradient features
-GRADIENT_FLOOR = 0.01  # per pixel of the blur: fainter gradients are noise, and are not normalised up
+GRADIENT_FLOOR = 0.01  # per pixel of the blur: fainter gradients are noise, and are not normalized up
 TRUTH_SUFFIX = " of the truth"
 
 
@@ -101,7 +101,7 @@ def orbit_flicker(
 def surface_layer(depths: torch.Tensor, cameras: torch.Tensor) -> Layer:
     """The surface in depth maps (V, H, W), away from depth edges and from parts seen very obliquely."""
     pixel = depths / (split_camera(cameras)[1][..., :1, :1] * depths.shape[-1])  # width in world units
-    known = torch.where(depths > 0, depths, torch.nan)  # NaN reaches the neighbours, which are then at an edge
+    known = torch.where(depths > 0, depths, torch.nan)  # NaN reaches the neighbors, which are then at an edge
     smooth = _largest(known, 1) + _largest(-known, 1) <= 2 * STEEPEST_SLOPE * pixel
     return Layer(depths, ~_grown(~smooth, round(EDGE_MARGIN * depths.shape[-1])), cameras, DEPTH_TOLERANCE)
 
@@ -129,7 +129,7 @@ def warp(layer: Layer, values: torch.Tensor, target: int, sources: Sequence[int]
         edge, or hidden.
     """
     pixels, picks = layer.mask[target], list(sources)
-    uvz = torch.cat([_pixel_centres(pixels)[pixels], layer.depths[target][pixels][:, None]], dim=-1)  # (P, 3)
+    uvz = torch.cat([_pixel_centers(pixels)[pixels], layer.depths[target][pixels][:, None]], dim=-1)  # (P, 3)
     points = unproject_points(uvz, layer.cameras[target])
     seen = project_points(points, layer.cameras[picks])  # (N, P, 3)
     extra = torch.stack([layer.depths[picks].nan_to_num(), layer.mask[picks].to(values)], dim=1)
@@ -141,7 +141,7 @@ def warp(layer: Layer, values: torch.Tensor, target: int, sources: Sequence[int]
 
 
 def gradient_features(images: torch.Tensor) -> torch.Tensor:
-    """Normalised gradients (N, 4, H, W) of pictures (N, 3, H, W) in [0, 1]: fixed features, which no training made.
+    """Normalized gradients (N, 4, H, W) of pictures (N, 3, H, W) in [0, 1]: fixed features, which no training made.
 
     Horizontal and vertical differences of the blurred luminance (Rec. 601) at two scales, each divided by the root
     mean square of the gradient around it. So a detail counts by its shape and not by its contrast.
@@ -171,7 +171,7 @@ def merge_depths(depths: torch.Tensor, cameras: torch.Tensor, asked: torch.Tenso
         size: side of the maps in pixels; each known pixel fills one, so a smaller side than that of `depths` leaves
             fewer holes.
     """
-    uvz = torch.cat([_pixel_centres(depths[0]).expand(*depths.shape, 2), depths[..., None]], dim=-1)
+    uvz = torch.cat([_pixel_centers(depths[0]).expand(*depths.shape, 2), depths[..., None]], dim=-1)
     points = unproject_points(uvz.flatten(1, 2), cameras)[depths.flatten(1) > 0]  # (P, 3)
     merged = torch.stack([_splat(project_points(points, camera), size) for camera in asked])  # (F, S, S)
     near_head = _grown(merged > 0, round(UNKNOWN_MARGIN * size))
@@ -219,7 +219,7 @@ def _splat(uvz: torch.Tensor, size: int) -> torch.Tensor:
     return (total / pixel[front].bincount(minlength=size * size).clamp(min=1)).unflatten(0, (size, size))
 
 
-def _pixel_centres(maps: torch.Tensor) -> torch.Tensor:
+def _pixel_centers(maps: torch.Tensor) -> torch.Tensor:
     """(u, v) of each pixel (H, W, 2) of a map (H, W)."""
     v, u = ((torch.arange(count, device=maps.device, dtype=torch.float32) + 0.5) / count for count in maps.shape)
     return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1)

@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles, orbit_cameras
-from nvb_diffusers.evaluation.protocol import TestSet, view_name
-from nvb_diffusers.training.data import load_records
-from nvb_diffusers.training.format import save_image, write_bytes
-from nvb_diffusers.training.pictures import resized
+from nvb_diffusers.data.datasets import load_records
+from nvb_diffusers.data.images import resized
+from nvb_diffusers.data.records import save_image, write_bytes
+from nvb_diffusers.evaluation.test_sets import TestSet, view_name
 
 ORBIT_YAW_DEG = (-45.0, 45.0)
 
@@ -116,11 +116,11 @@ class MeanFace:
 
     Args:
         data_dir: a multi-view set in the project's format.
-        neighbours: pictures in each mean, those with the nearest orientations.
+        neighbors: pictures in each mean, those with the nearest orientations.
     """
 
     data_dir: str | Path
-    neighbours: int = 64
+    neighbors: int = 64
 
     @cached_property
     def _records(self) -> tuple[Any, torch.Tensor]:
@@ -132,7 +132,7 @@ class MeanFace:
         records, known = self._records
         faces = []
         for camera in cameras:
-            nearest = angle_between_cameras(known, camera.expand_as(known)).argsort()[: self.neighbours].tolist()
+            nearest = angle_between_cameras(known, camera.expand_as(known)).argsort()[: self.neighbors].tolist()
             pictures = [resized(picture, image.width) for picture in records[nearest]["image"]]
             faces.append(Image.fromarray(np.mean(pictures, axis=0).round().astype(np.uint8)))
         return Prediction(faces)

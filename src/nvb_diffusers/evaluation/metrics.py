@@ -110,17 +110,17 @@ def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     """
     features, others = features.astype(np.float64), others.astype(np.float64)
     means = features.mean(axis=0), others.mean(axis=0)
-    (a, trace_a), (b, trace_b) = (_centred(part) for part in (features, others))
+    (a, trace_a), (b, trace_b) = (_centered(part) for part in (features, others))
     # With C1 = A'A and C2 = B'B, the trace of the root of C1 C2 is the sum of the singular values of A B'.
     root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(max(np.sum((means[0] - means[1]) ** 2) + trace_a + trace_b - 2 * root, 0.0))
 
 
-def _centred(features: np.ndarray) -> tuple[np.ndarray, float]:
+def _centered(features: np.ndarray) -> tuple[np.ndarray, float]:
     """A factor (min(N, E), E) of the covariance matrix, and its trace."""
-    centred = (features - features.mean(axis=0)) / np.sqrt(max(len(features) - 1, 1))
-    factor = np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
-    return factor, float(np.sum(centred**2))
+    centered = (features - features.mean(axis=0)) / np.sqrt(max(len(features) - 1, 1))
+    factor = np.asarray(np.linalg.qr(centered, mode="r")) if len(centered) > centered.shape[1] else centered
+    return factor, float(np.sum(centered**2))
 
 
 class NaturalModel(NamedTuple):
@@ -150,22 +150,22 @@ def niqe(picture: torch.Tensor, model: NaturalModel) -> float:
 
 def niqe_features(picture: torch.Tensor) -> np.ndarray:
     """Block features (B, 36) of a picture (3, S, S): 18 at full size and 18 at half (Mittal et al. 2013, Eq. 1-8)."""
-    grey = (picture.permute(1, 2, 0).numpy().astype(np.float64) + 1) * 127.5 @ np.array([0.299, 0.587, 0.114])
-    side = grey.shape[0] // NIQE_BLOCKS // 2 * 2  # of a block, even so that it has a half
-    grey = grey[: side * NIQE_BLOCKS, : side * NIQE_BLOCKS]
-    half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return np.concatenate([_scale_features(grey, side), _scale_features(half, side // 2)], axis=1)
+    gray = (picture.permute(1, 2, 0).numpy().astype(np.float64) + 1) * 127.5 @ np.array([0.299, 0.587, 0.114])
+    side = gray.shape[0] // NIQE_BLOCKS // 2 * 2  # of a block, even so that it has a half
+    gray = gray[: side * NIQE_BLOCKS, : side * NIQE_BLOCKS]
+    half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.concatenate([_scale_features(gray, side), _scale_features(half, side // 2)], axis=1)
 
 
-def _scale_features(grey: np.ndarray, side: int) -> np.ndarray:
-    """Features (B, 18) at one scale: the fit of the normalised pixels, and of their products with four neighbours."""
-    mean = cv2.GaussianBlur(grey, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE)
-    variance = cv2.GaussianBlur(grey**2, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE) - mean**2
-    normalised = (grey - mean) / (np.sqrt(np.maximum(variance, 0)) + 1)
-    shape, _, left, right = _fit_asymmetric(_blocks(normalised, side))
+def _scale_features(gray: np.ndarray, side: int) -> np.ndarray:
+    """Features (B, 18) at one scale: the fit of the normalized pixels, and of their products with four neighbors."""
+    mean = cv2.GaussianBlur(gray, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE)
+    variance = cv2.GaussianBlur(gray**2, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE) - mean**2
+    normalized = (gray - mean) / (np.sqrt(np.maximum(variance, 0)) + 1)
+    shape, _, left, right = _fit_asymmetric(_blocks(normalized, side))
     columns = [shape, (left + right) / 2]
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        columns += _fit_asymmetric(_blocks(normalised * np.roll(normalised, shift, axis=(0, 1)), side))
+        columns += _fit_asymmetric(_blocks(normalized * np.roll(normalized, shift, axis=(0, 1)), side))
     return np.stack(columns, axis=1)
 
 
@@ -181,7 +181,7 @@ _RATIOS = np.exp(2 * _log_gamma[1] - _log_gamma[0] - _log_gamma[2])  # grows wit
 
 
 def _fit_asymmetric(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Shape, mean, left and right scale, each (B,), of the asymmetric generalised Gaussian of samples (B, N).
+    """Shape, mean, left and right scale, each (B,), of the asymmetric generalized Gaussian of samples (B, N).
 
     By their moments (Lasmar et al. 2009).
     """

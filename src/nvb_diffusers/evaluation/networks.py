@@ -20,9 +20,9 @@ from PIL import Image
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import average_cameras
+from nvb_diffusers.data.images import to_images
 from nvb_diffusers.evaluation.metrics import resize_square
 from nvb_diffusers.face_crop import detect_faces
-from nvb_diffusers.training.pictures import to_images
 
 INSIGHTFACE_WEIGHTS = Path.home() / ".insightface/models/buffalo_l/w600k_r50.onnx"
 # Where ArcFace's 112 px crop has the right eye, left eye, nose tip, right and left corner of the mouth, right being the
@@ -165,9 +165,9 @@ def find_mesh() -> Observer:
     # The newer engine hides the second output, which says whether there is a face.
     net = cv2.dnn.readNetFromTFLite(str(path), engine=cv2.dnn.ENGINE_CLASSIC)
 
-    def look(pixels: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.ndarray, float]:
+    def look(pixels: np.ndarray, center: np.ndarray, side: float) -> tuple[np.ndarray, float]:
         """Points in pixels, of the square there, and the logit of a face."""
-        scale, corner = MESH_SIDE / side, centre - side / 2
+        scale, corner = MESH_SIDE / side, center - side / 2
         affine = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]])
         crop = cv2.warpAffine(pixels, affine, (MESH_SIDE, MESH_SIDE), flags=cv2.INTER_LINEAR)
         net.setInput(cv2.dnn.blobFromImage(crop, 1 / 255))

@@ -14,10 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from nvb_diffusers.evaluation.bars import bars_lines
+from nvb_diffusers.data.records import read_json, write_bytes
+from nvb_diffusers.evaluation.acceptance import bars_lines
 from nvb_diffusers.evaluation.charts import Series, line_chart
 from nvb_diffusers.evaluation.metrics import describe
-from nvb_diffusers.training.format import read_json, write_bytes
 
 TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
 TEMPLATE = Path(__file__).with_name("report_template.html")

@@ -26,6 +26,8 @@ import torch
 from tqdm import tqdm
 
 from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.data.images import psnr, resized, to_pixel_values
+from nvb_diffusers.data.records import load_image, read_json, write_bytes
 from nvb_diffusers.evaluation import consistency
 from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval, jackknife_interval
 from nvb_diffusers.evaluation.methods import ORBIT_YAW_DEG
@@ -42,9 +44,7 @@ from nvb_diffusers.evaluation.metrics import (
     ssim,
 )
 from nvb_diffusers.evaluation.networks import Networks, Observer
-from nvb_diffusers.evaluation.protocol import TestIdentity, TestSet, file_hash, view_name
-from nvb_diffusers.training.format import load_image, read_json, write_bytes
-from nvb_diffusers.training.pictures import psnr, resized, to_pixel_values
+from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, file_hash, view_name
 
 NIQE = "NIQE (fitted on truths)"
 TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
@@ -103,7 +103,7 @@ def score_predictions(
             log.flush()
             rows += sorted(found, key=lambda row: -1 if row["view"] is None else row["view"])
     write_bytes(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    summary = _summarise(test_set, predictions, files, rows, networks)
+    summary = _summarize(test_set, predictions, files, rows, networks)
     write_bytes(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return summary
 
@@ -304,7 +304,7 @@ def _measure_consistency(
     return [{"task": "consistency", "identity": name, "view": None, "sha256": digest, "values": seen}]
 
 
-def _summarise(
+def _summarize(
     test_set: TestSet, predictions: Path, files: dict[str, dict[int, Path]], rows: Sequence[Row], networks: Networks
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
@@ -320,7 +320,7 @@ def _summarise(
         chosen = [row for row in rows if row["task"] == task]
         columns = dict.fromkeys(column for row in chosen for column in row["values"])
         ordered = sorted(columns, key=_columns(networks).index) if task != "consistency" else list(columns)
-        summary[task] = {column: _summarise_column(chosen, column) for column in ordered}
+        summary[task] = {column: _summarize_column(chosen, column) for column in ordered}
         if chosen and task != "consistency":
             for column, extract in networks.features.items():
                 pictures = _load((files[row["identity"]][row["view"]] for row in chosen), test_set.resolution)
@@ -334,7 +334,7 @@ def _summarise(
     return summary
 
 
-def _summarise_column(rows: Sequence[Row], column: str) -> dict[str, Any]:
+def _summarize_column(rows: Sequence[Row], column: str) -> dict[str, Any]:
     asked = [row for row in rows if column in row["values"]]
     found = [row for row in asked if row["values"][column] is not None]
     values, identities = [row["values"][column] for row in found], [row["identity"] for row in found]

@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nvb_diffusers.training.format import write_bytes
+from nvb_diffusers.data.records import write_bytes
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 

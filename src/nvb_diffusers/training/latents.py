@@ -11,9 +11,9 @@ import torch
 from diffusers import ModelMixin
 from tqdm.auto import tqdm
 
-from nvb_diffusers.training.data import file_names, read_record
-from nvb_diffusers.training.format import read_json, write_bytes
-from nvb_diffusers.training.pictures import resized
+from nvb_diffusers.data.datasets import file_names, read_record
+from nvb_diffusers.data.images import resized
+from nvb_diffusers.data.records import read_json, write_bytes
 
 
 def encode_latents(vae: ModelMixin, pixel_values: torch.Tensor) -> torch.Tensor:

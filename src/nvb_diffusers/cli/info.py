@@ -1,0 +1,104 @@
+"""How large a pipeline is and what it costs, counted without weights and without computing anything."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nvb_diffusers import NVBFacePipeline, PixelRestorer, TimeAwareImageEncoder, ViewTransformer3D
+from nvb_diffusers.camera import camera_from_angles
+from nvb_diffusers.models.unet import SD21_UNET_CONFIG
+
+# Of every Stable Diffusion 1 and 2: the defaults of AutoencoderKL are published, but for these.
+SD_VAE_CONFIG: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+COMPONENTS = ("image_encoder", "view_transformer", "unet", "vae", "pixel_restorer")
+
+
+def paper_size_pipeline() -> NVBFacePipeline:
+    """The paper's sizes around Stable Diffusion 2.1's layout in bfloat16, on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        pipe = NVBFacePipeline(
+            image_encoder=TimeAwareImageEncoder(),
+            view_transformer=ViewTransformer3D(),
+            unet=UNet2DConditionModel(**SD21_UNET_CONFIG),
+            vae=AutoencoderKL(**SD_VAE_CONFIG),
+            scheduler=DDIMScheduler(),
+            pixel_restorer=PixelRestorer(),
+        )
+    for name in COMPONENTS:
+        nn.Module.to(
+            getattr(pipe, name), torch.bfloat16
+        )  # ModelMixin's own `to` warns of modules kept in float32: none
+    return pipe
+
+
+def count_gflop(run: Callable[[], object]) -> float:
+    """Billions of multiplications and additions in the matrix products, convolutions and attention of a call."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
+    """GFLOP of each kind of pass for one picture or one view, by its name; `pipe` is moved to the meta device."""
+    pipe.to("meta")
+    encoder, view_transformer, unet, vae, pixel_restorer = (getattr(pipe, name) for name in COMPONENTS)
+    size, width, dtype = encoder.config.sample_size, encoder.config.out_channels, encoder.dtype
+    latent_shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    with torch.device("meta"):
+        picture, timestep = torch.empty(1, 3, size, size, dtype=dtype), torch.empty(1)
+        latents, states = torch.empty(latent_shape, dtype=dtype), torch.empty(1, 64, width, dtype=dtype)
+    gflop = {"encoder pass": count_gflop(lambda: encoder(picture, timestep))}
+    if view_transformer is not None:
+        camera = camera_from_angles(0.0, 0.0).to("meta", dtype)[None]
+        with torch.no_grad():
+            features = encoder(picture, timestep).sample
+            volume = view_transformer.build_volume(features, timestep, camera)
+        gflop["volume"] = count_gflop(lambda: view_transformer.build_volume(features, timestep, camera))
+        gflop["view"] = count_gflop(lambda: view_transformer.project(volume, camera[None], features, timestep, camera))
+    gflop["UNet step"] = count_gflop(lambda: unet(latents, timestep, states))
+    gflop["decoding"] = count_gflop(lambda: vae.decode(latents))
+    if pixel_restorer is not None:
+        gflop["pixel restorer"] = count_gflop(lambda: pixel_restorer(picture.to(pixel_restorer.dtype)))
+    return gflop
+
+
+def describe(pipe: NVBFacePipeline, title: str) -> str:
+    """Tables of a pipeline's parameters by component and of its cost by pass; `pipe` is moved to the meta device."""
+    lines = [title, "", f"{'component':<18}{'class':<26}{'dtype':<10}{'parameters':>14}{'MB':>9}"]
+    total_count = total_bytes = 0
+    for name in COMPONENTS:
+        model = getattr(pipe, name)
+        if model is not None:
+            count, size = _sizes(model)
+            total_count, total_bytes = total_count + count, total_bytes + size
+            dtype = str(model.dtype).removeprefix("torch.")
+            lines.append(f"{name:<18}{type(model).__name__:<26}{dtype:<10}{count:>14,}{size / 1e6:>9.1f}")
+    lines.append(f"{'all':<54}{total_count:>14,}{total_bytes / 1e6:>9.1f}")
+    lines += ["", f"{'pass':<18}{'GFLOP':>12}   runs"]
+    runs = {
+        "encoder pass": "once per photo and step",
+        "volume": "once per photo and step",
+        "view": "once per view and step",
+        "UNet step": "once per view and step, twice with guidance",
+        "decoding": "once per view",
+        "pixel restorer": "once per photo that is restored",
+    }
+    lines += [f"{name:<18}{gflop:>12,.3f}   {runs[name]}" for name, gflop in passes_gflop(pipe).items()]
+    return "\n".join(lines)
+
+
+def _sizes(model: nn.Module) -> tuple[int, int]:
+    """Number of parameters, and their bytes."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)

@@ -1,0 +1,31 @@
+"""Several pictures on one page, with a line of text under each."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN = 6  # pixels around each picture
+TEXT_SIZE = 13
+BACKGROUND, TEXT_COLOR = (255, 255, 255), (40, 40, 40)
+
+
+def contact_sheet(pictures: Sequence[Image.Image], labels: Sequence[str], columns: int = 8) -> Image.Image:
+    """One page of pictures, row by row, each as high as the first and with its label below.
+
+    Args:
+        pictures: at least one.
+        labels: as many.
+        columns: pictures in a row.
+    """
+    height = pictures[0].height
+    cells = [picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures]
+    columns = min(columns, len(cells))
+    cell_width, cell_height = max(cell.width for cell in cells) + MARGIN, height + TEXT_SIZE + 2 * MARGIN
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * cell_width + MARGIN, rows * cell_height + MARGIN), BACKGROUND)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_SIZE)
+    for index, (cell, label) in enumerate(zip(cells, labels, strict=True)):
+        left, top = MARGIN + index % columns * cell_width, MARGIN + index // columns * cell_height
+        sheet.paste(cell, (left, top))
+        draw.text((left, top + height + MARGIN / 2), label, fill=TEXT_COLOR, font=font)
+    return sheet

@@ -1,0 +1,305 @@
+"""The one on-disk format of every data set: `images/<identity>/<view>.webp` + `images/metadata.jsonl`.
+
+One line of `metadata.jsonl` is one picture, a JSON object with
+
+- `file_name`: the picture, relative to `images/`;
+- `identity` (number or text) and `view` (number): who, and which of their pictures;
+- `split`: train, validation or test, the same one for every picture of an identity;
+- `camera`, optional: 25 numbers, cam2world (4, 4) in OpenCV axes, then intrinsics (3, 3) normalized by image size;
+- `landmarks`, optional: (5, 2) pixels from the picture's top left edge: the eyes, the tip of the nose and the corners
+  of the mouth, left to right as seen from the front;
+- anything else: attributes, kept as they are.
+
+An identity is one head at one moment, so any two of its pictures are views of the same thing. HF `datasets` reads the
+same folder as an `imagefolder`. The metadata is written last and at once, so a folder that has it is whole.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+SPLITS = ("train", "validation", "test")
+IMAGE_FORMATS = ("webp", "png")
+RIGID_TOLERANCE = 1e-3  # published labels are rounded to five digits, and some were fitted in single precision
+
+Identity = TypeVar("Identity", int, str)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def metadata_path(data_dir: str | Path) -> Path:
+    """The file that lists the pictures of a data set."""
+    return Path(data_dir) / "images" / "metadata.jsonl"
+
+
+def read_records(data_dir: str | Path) -> list[dict[str, Any]]:
+    """Read and check the records of a data set, in the order of the file.
+
+    Args:
+        data_dir: the folder that holds `images/metadata.jsonl`.
+
+    Raises:
+        ValueError: names file and line, as in `.../metadata.jsonl:17: view is None, ...`.
+    """
+    path = metadata_path(data_dir)
+    if not path.is_file():
+        raise ValueError(f"no data set at {data_dir}: {path} does not exist")
+    records, lines = [], []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: not a JSON object ({error})") from None
+            lines.append(number)
+    if not records:
+        raise ValueError(f"{path} is empty")
+    _check_records(path, records, lines)
+    return records
+
+
+def write_records(data_dir: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
+    """Check the records and write them at once; their pictures must already be there.
+
+    Returns:
+        The path of `metadata.jsonl`.
+    """
+    path = metadata_path(data_dir)
+    _check_records(path, records, range(1, len(records) + 1))
+    text = "".join(json.dumps(dict(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    write_bytes(path, text.encode())
+    return path
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Raise ValueError where one record does not hold what the format asks for (its picture is not looked at)."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+    missing = [key for key in ("file_name", "identity", "view", "split") if key not in record]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+    file_name, identity, view, split = (record[key] for key in ("file_name", "identity", "view", "split"))
+    if not isinstance(file_name, str) or not file_name or "\\" in file_name:
+        raise ValueError(f"file_name is {file_name!r}, expected a relative path with forward slashes")
+    if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
+        raise ValueError(f"file_name {file_name!r} leaves the images folder")
+    if isinstance(identity, bool) or not isinstance(identity, int | str):
+        raise ValueError(f"identity is {identity!r}, expected a whole number or a text")
+    if isinstance(view, bool) or not isinstance(view, int):
+        raise ValueError(f"view is {view!r}, expected a whole number")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    if record.get("camera") is not None:
+        _check_camera(record["camera"])
+    if record.get("landmarks") is not None:
+        check_landmarks(record["landmarks"])
+
+
+def check_landmarks(value: Any) -> None:
+    """Raise ValueError unless the value is five finite points of two pixels."""
+    landmarks = _numbers(value, "landmarks")
+    if landmarks.shape != (5, 2):
+        raise ValueError(f"landmarks have shape {landmarks.shape}, expected (5, 2)")
+
+
+def split_by_identity(
+    identities: Iterable[Identity], validation: float = 0.05, test: float = 0.05, seed: int = 0
+) -> dict[Identity, str]:
+    """Give every identity one split, by a hash of its name.
+
+    An identity keeps its split when others join or leave the set, so the parts are only about as large as asked for.
+
+    Args:
+        identities: may repeat.
+        validation: share of the identities, 0 to 1.
+        test: share of the identities, 0 to 1.
+        seed: another number gives another split.
+    """
+    if min(validation, test) < 0 or validation + test > 1:
+        raise ValueError(f"shares: validation {validation}, test {test}; expected 0 or more each, at most 1 together")
+    splits = {}
+    for identity in identities:
+        digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
+        place = int.from_bytes(digest[:8], "big") / 2**64
+        splits[identity] = "test" if place < test else "validation" if place < test + validation else "train"
+    return splits
+
+
+def read_eg3d_labels(path: str | Path) -> list[tuple[str, list[float]]]:
+    """File names and cameras (25 numbers) of a `dataset.json` as EG3D and PanoHead write it, in its order.
+
+    Copies mirrored by EG3D's tools (`*_mirror.*`) are left out: our data sets flip pictures themselves.
+    """
+    content = read_json(path)
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not labels or not all(isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) for item in labels):
+        raise ValueError(f'{path} holds no cameras: expected {{"labels": [["<file name>", [25 numbers]], ...]}}')
+    for name, camera in labels:
+        try:
+            _check_camera(camera)
+        except ValueError as error:
+            raise ValueError(f"{path}: {name}: {error}") from None
+    return [(name, camera) for name, camera in labels if not Path(name).stem.endswith("_mirror")]
+
+
+def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: Iterable[str | Path] = ()) -> None:
+    """Make the folder of a new data set and note how it is made, in `prepare.json`.
+
+    A second call with the same settings and inputs goes on where the first stopped: pictures are written at once, so
+    those already there are whole and of these settings.
+
+    Args:
+        data_dir: the folder to make, which must be new, empty or begun in this way.
+        settings: JSON values.
+        inputs: files the pictures depend on, such as labels; their contents count, by a hash.
+    """
+    folder = Path(data_dir)
+    note = folder / "prepare.json"
+    hashes = {f"sha256 of {Path(path).name}": hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in inputs}
+    text = json.dumps({**settings, **hashes}, indent=2) + "\n"
+    if note.is_file():
+        before = read_json(note)
+        now = json.loads(text)
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if changed:
+            key = changed[0]
+            raise ValueError(
+                f"{folder} was prepared with {key} = {before.get(key)!r}, now {key} = {now.get(key)!r}: "
+                "choose another output folder, or remove this one"
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not a data set being prepared: choose an empty or a new folder")
+    write_bytes(note, text.encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; one that is broken is named."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read a picture whole, as RGB."""
+    with _reported(path), Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Write a picture without loss, as the suffix of the path says, and at once."""
+    with _replaced(Path(path)) as part:
+        if Path(path).suffix == ".webp":
+            image.save(part, format="WEBP", lossless=True, method=0)  # 15x the speed of the default for 9 % more bytes
+        else:
+            image.save(part, format="PNG")
+
+
+def resize_picture(source: str | Path, target: str | Path, size: int) -> float:
+    """Write one square picture at another size, unless it is there, and return the new size over the old one.
+
+    Lanczos, a low-pass filter where the picture shrinks.
+    """
+    with _reported(source), Image.open(source) as image:
+        width, height = image.size
+    if width != height:
+        raise ValueError(f"picture {source} is {width}x{height}, expected a square")
+    if not Path(target).exists():
+        # Averages whole blocks first, to no less than 3x the size: as good, and faster on large pictures.
+        save_image(load_image(source).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0), target)
+    return size / width
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file at once: to a hidden name beside it, then renamed."""
+    with _replaced(Path(path)) as part, part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
+    """Apply a function to every item and stop at the first error. In threads: Pillow works outside Python's lock."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        return list(pool.map(function, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _reported(path: str | Path) -> Iterator[None]:
+    """Report a picture that cannot be read in one line that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"picture {path} does not exist") from None
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken file as any of the three
+        raise ValueError(f"cannot read picture {path}: {error}") from None
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A hidden name beside the path to write to; it takes the path's place at the end, and goes after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequence[int]) -> None:
+    """Check each record, its picture, and that no file is listed twice and no identity is in two splits."""
+    line_of_file: dict[str, int] = {}
+    split_of_identity: dict[int | str, tuple[str, int]] = {}
+    for record, number in zip(records, lines, strict=True):
+        try:
+            check_record(record)
+            file_name, identity, split = record["file_name"], record["identity"], record["split"]
+            if not (path.parent / file_name).is_file():
+                raise ValueError(f"picture {file_name} does not exist")
+            first = line_of_file.setdefault(file_name, number)
+            if first != number:
+                raise ValueError(f"picture {file_name} is already on line {first}")
+            first_split, first = split_of_identity.setdefault(identity, (split, number))
+            if first_split != split:
+                raise ValueError(f"identity {identity} is in split {split}, but in {first_split} on line {first}")
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is not a list of numbers of one shape") from None
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} holds a number that is not finite")
+    return numbers
+
+
+def _check_camera(value: Any) -> None:
+    camera = _numbers(value, "camera")
+    if camera.shape != (25,):
+        raise ValueError(f"camera has shape {camera.shape}, expected 25 numbers: cam2world 16, intrinsics 9")
+    cam2world, intrinsics = camera[:16].reshape(4, 4), camera[16:].reshape(3, 3)
+    rotation = cam2world[:3, :3]
+    deviation = max(np.abs(rotation @ rotation.T - np.eye(3)).max(), np.abs(cam2world[3] - (0, 0, 0, 1)).max())
+    if deviation > RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
+        raise ValueError(f"camera is not rigid: cam2world is {deviation:.2g} off a rotation, allowed {RIGID_TOLERANCE}")
+    if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0 or np.abs(intrinsics[2] - (0, 0, 1)).max() > RIGID_TOLERANCE:
+        raise ValueError("camera has no valid intrinsics: expected positive focal lengths and a last row of 0 0 1")

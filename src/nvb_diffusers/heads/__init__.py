@@ -1,0 +1,1 @@
+"""Synthetic heads: people who do not exist, from exactly known cameras."""

@@ -1,0 +1,87 @@
+"""Measures how diverse a rendered set is, and prints the table of DATASHEET.md.
+
+python -m nvb_diffusers.heads.datasheet --data_dir heads
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from .basis import default_cache, load_basis
+from .cameras import look_at_origin
+from .renderer import Renderer
+from .scene import make_scene
+from .template import Template
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True, help="a set made by render_heads")
+    return parser.parse_args()
+
+
+def spread(values: list[float] | np.ndarray, digits: int = 2) -> str:
+    """Mean, standard deviation and the 5th and 95th of a hundred."""
+    low, high = np.percentile(values, (5, 95))
+    return f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def shares(values: list[str]) -> str:
+    """How many of a hundred have each value, the most frequent first."""
+    return ", ".join(f"{value or 'none'} {100 * n / len(values):.0f} %" for value, n in Counter(values).most_common())
+
+
+def proportions(landmarks: np.ndarray) -> tuple[float, float, float]:
+    """Of one near-frontal face: eye to mouth, eye to nose and width of the mouth, over the distance of the eyes."""
+    right, left, nose, mouth_right, mouth_left = landmarks
+    between, mouth = (right + left) / 2, (mouth_right + mouth_left) / 2
+    lengths = (between - mouth, between - nose, mouth_right - mouth_left)
+    return tuple(float(np.linalg.norm(length) / np.linalg.norm(right - left)) for length in lengths)
+
+
+def hair_areas(data_dir: Path, identities: list[int]) -> list[float]:
+    """Share of a frontal picture that scalp hair covers, of each identity: what changes when it is left out."""
+    note = json.loads((data_dir / "prepare.json").read_bytes())
+    template = Template(load_basis(default_cache()))
+    renderer = Renderer(template, 128, 1.0)
+    areas = []
+    for identity in identities:
+        scene = make_scene(template, note["seed"], identity)
+        renderer.load(scene)
+        pictures = [renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int)]
+        kinds = [strands.kind for strands in scene.strands]
+        renderer.strands = [drawn for drawn, kind in zip(renderer.strands, kinds, strict=True) if kind != "hair"]
+        pictures.append(renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int))
+        areas.append(float((np.abs(pictures[0] - pictures[1]).sum(axis=-1) > 12).mean()))
+    return areas
+
+
+def main() -> None:
+    """Print the table."""
+    data_dir = parse_args().data_dir
+    lines = (data_dir / "images/metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    people = [record for record in records if record["view"] == 0]  # the view nearest to the front
+    faces = np.array([proportions(np.array(person["landmarks"])) for person in people])
+    rows = {"pictures, identities": f"{len(records)}, {len(people)}"}
+    for column, name in enumerate(("eyes to mouth", "eyes to nose tip", "width of the mouth")):
+        rows[f"{name} over eye distance"] = spread(faces[:, column])
+    for name in ("melanin", "age", "female"):
+        rows[f"{name} (0 to 1)"] = spread([person[name] for person in people])
+    rows["hair area over picture, from the front"] = spread(
+        hair_areas(data_dir, [person["identity"] for person in people])
+    )
+    rows["gaze yaw, degrees"] = spread([person["gaze"][0] for person in people], 1)
+    rows["neck yaw, degrees"] = spread([person["neck"][0] for person in people], 1)
+    for name in ("expression", "hair", "beard", "clothes", "glasses", "hat", "earrings", "scarf", "light", "scene"):
+        rows[name] = shares([person[name] for person in people])
+    print("| what | measured |\n| --- | --- |")
+    print("\n".join(f"| {name} | {value} |" for name, value in rows.items()))
+
+
+if __name__ == "__main__":
+    main()

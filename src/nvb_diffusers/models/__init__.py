@@ -1,0 +1,1 @@
+"""The networks: a folder of the saved pipeline is a file here."""

@@ -1,0 +1,295 @@
+"""What every training run needs and none decides: processes, data loader, optimizer, EMA, clock, checkpoints and log.
+
+`Run` is no trainer: it yields batches and takes losses. What trains, the losses, what is validated and what is saved
+stand in the script:
+
+    with Run("restoration", args) as run:
+        model, = run.prepare([model], dataset)
+        for batch in run:
+            run.step(*compute_loss(model, batch, args))
+            if run.validates:
+                run.log(validate(...))
+        run.save(pipeline, publish)
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, key_sampler
+from nvb_diffusers.training.checkpoints import (
+    CurveTracker,
+    checkpoint_step,
+    find_checkpoint,
+    one_line,
+    save_checkpoint,
+    save_only_trainable,
+    write_folder,
+)
+from nvb_diffusers.training.optimizer import MuonAdamW, adamw
+
+Batch = dict[str, torch.Tensor]
+CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
+
+
+class Savable(Protocol):
+    """A pipeline or a model of diffusers."""
+
+    def save_pretrained(self, save_directory: str | Path) -> Any: ...  # noqa: D102
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Add the options that every training script has.
+
+    Args:
+        parser: of the script, which adds its own.
+        defaults: values of these options that this script replaces.
+    """
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", required=True, help="a set in the project's format")
+    data.add_argument("--streaming", action="store_true", help="data_dir, or a URL, holds shards of prepare_shards.py")
+    data.add_argument("--output_dir", required=True)
+    data.add_argument("--resolution", type=int, default=512)
+    data.add_argument("--dataloader_num_workers", type=int, default=2)
+
+    optimization = parser.add_argument_group("optimization")
+    add = optimization.add_argument
+    add("--seed", type=int, default=0)
+    add("--train_batch_size", type=int, default=8, help="per process")
+    add("--gradient_accumulation_steps", type=int, default=1)
+    add("--max_train_steps", type=int, default=100_000)
+    add("--max_train_seconds", type=float, help="end cleanly, with a checkpoint, after this time")
+    add("--learning_rate", type=float, default=1e-4)
+    add("--lr_scheduler", default="constant_with_warmup")
+    add("--lr_warmup_steps", type=int, default=500)
+    add("--adam_weight_decay", type=float, default=1e-2)
+    add("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
+    add("--use_muon", action="store_true", help="Muon for the matrices of attention and feed-forward")
+    add("--max_grad_norm", type=float, default=1.0)
+    add("--ema_decay", type=float, default=0.9999)
+    add("--mixed_precision", choices=("no", "fp16", "bf16"))
+
+    output = parser.add_argument_group("checkpoints, validation, sharing")
+    add = output.add_argument
+    add("--checkpointing_steps", type=int, default=1000)
+    add("--checkpoints_total_limit", type=int, default=2)
+    add("--resume_from_checkpoint", help="a checkpoint folder, or latest")
+    add("--validation_steps", type=int, default=1000)
+    add("--num_validation_samples", type=int, default=64)
+    add("--logging_steps", type=int, default=10)
+    add("--report_to", default="tensorboard", help="a tracker of accelerate, or none")
+    add("--push_to_hub", metavar="REPO_ID")
+    parser.set_defaults(**defaults)
+
+
+class Run:
+    """One run of a training script, from its first step or from a checkpoint to its last step or the end of its time.
+
+    Args:
+        name: of the run, for trackers.
+        args: the options of `add_run_arguments`, and the script's own, which are logged with them.
+
+    Attributes:
+        accelerator: knows the device and the other processes.
+        output_dir: the run's folder.
+        global_step: optimizer steps made, those before a resume among them.
+        validates: whether the script should validate now, in this process; from then until the next batch the models
+            have their averaged weights. True every `--validation_steps` and at the last step.
+
+    Raises:
+        ValueError, OSError: there is no such checkpoint, or the folder holds another run's.
+    """
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        self._start = time.monotonic()
+        self.args, self.output_dir = args, Path(args.output_dir)
+        self._resume_from = find_checkpoint(self.output_dir, args.resume_from_checkpoint)
+        self.global_step = checkpoint_step(self._resume_from) if self._resume_from else 0
+        self.validates, self._forward = False, ExitStack()  # what a batch's losses are computed under
+        trackers = [CurveTracker(self.output_dir, self.global_step)]
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            mixed_precision=args.mixed_precision,
+            log_with=trackers + ([args.report_to] if args.report_to != "none" else []),
+            project_dir=self.output_dir,
+            # The main process validates and caches latents while the others wait for it.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+        )
+        options = {name: " ".join(value) if isinstance(value, list) else value for name, value in vars(args).items()}
+        self.accelerator.init_trackers(name, options)
+        set_seed(args.seed)
+        if self.accelerator.is_main_process and self.accelerator.mixed_precision == "bf16":
+            _tell_of_slow_bf16(self.accelerator.device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._forward.close()
+        if error is None:
+            self.accelerator.end_training()
+
+    def prepare(
+        self, models: Sequence[torch.nn.Module], dataset: FaceDataset | MultiViewFaceDataset
+    ) -> list[torch.nn.Module]:
+        """Make optimizer, averaged weights and data loader; then take up the checkpoint, where the run resumes.
+
+        Args:
+            models: those of their parameters that require gradients train.
+            dataset: whose samples are trained on.
+
+        Returns:
+            The models as they are to be called in training, wrapped for the processes of the run.
+        """
+        args, processes = self.args, self.accelerator.num_processes
+        named = [pair for model in models for pair in model.named_parameters() if pair[1].requires_grad]
+        self.trainable = [parameter for _, parameter in named]
+        self._ema = EMAModel(self.trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+        settings = (args.learning_rate, args.adam_weight_decay, args.use_8bit_adam)
+        optimizer = MuonAdamW(named, *settings) if args.use_muon else adamw(self.trainable, *settings)
+        lr_scheduler = get_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps * processes,
+            num_training_steps=args.max_train_steps * processes,
+        )
+        batch_size, workers = args.train_batch_size, args.dataloader_num_workers
+        start = self.global_step * batch_size * processes * args.gradient_accumulation_steps
+        sampler = key_sampler(dataset, args.seed, start, batch_size, readers=max(1, workers) * processes)
+        dataloader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True)
+        *prepared, self._optimizer, self._dataloader, self._lr_scheduler = self.accelerator.prepare(
+            *models, optimizer, dataloader, lr_scheduler
+        )
+        self._models = prepared
+        self._ema.to(self.accelerator.device)
+        self.accelerator.register_for_checkpointing(self._ema)
+        save_only_trainable(self.accelerator)
+        if self._resume_from:
+            self.accelerator.load_state(str(self._resume_from))
+            self._ema.to(self.accelerator.device)
+        return prepared
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches, each to be answered by one `step`, under autocast until then; at the end the EMA's weights stay."""
+        args, batches = self.args, iter(self._dataloader)
+        self._ends = self.global_step >= args.max_train_steps
+        with tqdm(
+            initial=self.global_step, total=args.max_train_steps, disable=not self.accelerator.is_main_process
+        ) as self._progress:
+            while not self._ends:
+                self._parts: list[dict[str, torch.Tensor]] = []
+                for _ in range(args.gradient_accumulation_steps):
+                    batch = next(batches)
+                    with self.accelerator.accumulate(*self._models):
+                        self._forward.enter_context(self.accelerator.autocast())
+                        yield batch
+                if self.validates:
+                    self._ema.restore(self.trainable)
+                    self.validates = False
+                if self._ends or self.global_step % args.checkpointing_steps == 0:
+                    save_checkpoint(self.accelerator, self.output_dir, self.global_step, args.checkpoints_total_limit)
+        self._ema.copy_to(self.trainable)
+
+    def step(self, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
+        """Backward, and an optimizer step once the gradients of `--gradient_accumulation_steps` batches are there.
+
+        Args:
+            loss: a scalar.
+            parts: scalars to be logged beside it.
+        """
+        self._forward.close()
+        self._parts.append({"loss": loss.detach(), **parts})
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(self.trainable, self.args.max_grad_norm)
+        self._optimizer.step()
+        self._lr_scheduler.step()
+        self._optimizer.zero_grad()
+        if self.accelerator.sync_gradients:
+            self._end_step()
+
+    def log(self, values: dict[str, float]) -> None:
+        """Send values of this step to all trackers."""
+        self.accelerator.log(values, step=self.global_step)
+
+    def save(self, result: Savable, publish: Callable[[Any, str], object], folder: str = "pipeline") -> None:
+        """Write what the run made, whole or not at all, and share it where `--push_to_hub` says so.
+
+        Args:
+            result: with the averaged weights, which the models have once the loop is over.
+            publish: called with the result and the repository's id.
+            folder: in the run's folder.
+        """
+        if self.accelerator.is_main_process:
+            write_folder(self.output_dir / folder, result.save_pretrained)
+            if self.args.push_to_hub:
+                publish(result, self.args.push_to_hub)
+
+    def _end_step(self) -> None:
+        args = self.args
+        self._ema.step(self.trainable)
+        self.global_step += 1
+        self._progress.update()
+        if self.global_step % args.logging_steps == 0:
+            means = _mean_parts(self.accelerator, self._parts)
+            self.log({**means, "learning_rate": self._lr_scheduler.get_last_lr()[0]})
+        self._ends = self.global_step >= args.max_train_steps or self._time_is_up()
+        due = self._ends or self.global_step % args.validation_steps == 0
+        self.validates = due and self.accelerator.is_main_process
+        if self.validates:
+            self._ema.store(self.trainable)
+            self._ema.copy_to(self.trainable)
+
+    def _time_is_up(self) -> bool:
+        limit = self.args.max_train_seconds
+        return limit is not None and _any_process(self.accelerator, time.monotonic() - self._start > limit)
+
+
+def one_line_errors(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
+    """Make a script's main function return its exit status: 2, and one line on stderr, where its input is at fault."""
+
+    @wraps(main)
+    def run_main(argv: Sequence[str] | None = None) -> int:
+        try:
+            main(argv)
+        except (ValueError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 2
+        return 0
+
+    return run_main
+
+
+def _any_process(accelerator: Accelerator, condition: bool) -> bool:
+    """Whether the condition holds in at least one process; every process asks, and all get the same answer."""
+    if accelerator.num_processes == 1:
+        return condition
+    count = accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum")
+    return count.item() > 0
+
+
+def _mean_parts(accelerator: Accelerator, parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Mean of each part of a loss over micro-batches and processes, as one process with the whole batch has it."""
+    means = {name: torch.stack([part[name].detach().float() for part in parts]).mean() for name in parts[0]}
+    return {name: value.item() for name, value in accelerator.reduce(means, "mean").items()}
+
+
+def _tell_of_slow_bf16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Say in one line that bf16 is emulated, where the CPU that computes has no instructions for it."""
+    if device.type == "cpu" and cpuinfo.exists() and not CPU_BF16_FLAGS & set(cpuinfo.read_text().split()):
+        print("bf16: this CPU has no instructions for it and takes about ten times as long as in fp32", file=sys.stderr)

@@ -1,7 +1,9 @@
 """Small models made in the test process, and the project's own data where it is present."""
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 # One thread for each of the two workers and what they start: two busy threads on one core wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +21,14 @@ needs_heads = pytest.mark.skipif(not HEADS.is_dir(), reason=f"{HEADS} is not the
 WIDTH = 12  # of the features
 SIDE = 64  # of the pictures
 LATENT_SHAPE = (4, 8, 8)
+
+
+def load_script(name: str, folder: str = "training") -> ModuleType:
+    """A script of the repository as a module, made anew at each call."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny_encoder(**kwargs) -> TimeAwareImageEncoder:

@@ -9,10 +9,9 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_vae
+from conftest import load_script, tiny_vae
 from PIL import Image
 from small_data import write_small_set
-from test_prepare import load_script
 from torch.utils.data import DataLoader
 
 from nvb_diffusers.camera import camera_from_angles, project_points

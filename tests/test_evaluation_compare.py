@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import load_script, tiny_pipeline
 from PIL import Image
 from small_data import write_small_set
-from test_prepare import load_script
 
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, paired_lead, read_comparison, row_folder

@@ -1,6 +1,5 @@
 """The preparation scripts, on small sets made in the formats they read: known 3D points land on the right pixels."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,20 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, load_script
 from PIL import Image
 
 from nvb_diffusers.camera import camera_from_angles, join_camera, mirror_camera, project_points, split_camera
 from nvb_diffusers.data.records import load_image, read_records, save_image, split_by_identity, write_records
 
-SCRIPTS = Path(__file__).parents[1] / "training"
 DOT = (0.11, 0.09, 0.06)  # a point of our world, off every axis
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 ffhq, nersemble, panohead, resized = (
@@ -139,8 +131,8 @@ def test_resizing_refuses_oblong_pictures(heads, capsys):
 
 def test_script_runs_as_a_command(heads):
     """Assert that from the command line an error is one line and exit code 2, without a traceback."""
-    command = [sys.executable, str(SCRIPTS / "prepare_resized.py"), *resize_arguments(heads, data_dir="nothing")]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent / "src")}
+    command = [sys.executable, str(ROOT / "training/prepare_resized.py"), *resize_arguments(heads, data_dir="nothing")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
     assert run.stderr.startswith("error: no data set at nothing")

@@ -13,10 +13,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from conftest import ROOT, tiny_encoder, tiny_pixel_restorer, tiny_scheduler, tiny_unet, tiny_vae, tiny_view_transformer
+from conftest import (
+    ROOT,
+    load_script,
+    tiny_encoder,
+    tiny_pixel_restorer,
+    tiny_scheduler,
+    tiny_unet,
+    tiny_vae,
+    tiny_view_transformer,
+)
 from safetensors.torch import load_file
 from small_data import write_small_set
-from test_prepare import load_script
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, held_out_batch

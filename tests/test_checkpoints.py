@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,11 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 
+from nvb_diffusers.files import one_line
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     find_checkpoint,
     list_checkpoints,
-    one_line,
     save_checkpoint,
     save_only_trainable,
     write_folder,
@@ -102,7 +103,7 @@ def test_a_save_that_fails_leaves_nothing_and_drops_nothing(trained, tmp_path, m
     save_checkpoint(accelerator, tmp_path, 1, limit=1)
 
     def full(folder):
-        (tmp_path / ".checkpoint-2.part" / "optimizer.bin").write_bytes(b"half")
+        (Path(folder) / "optimizer.bin").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(accelerator, "save_state", full)
@@ -179,8 +180,6 @@ def test_an_error_of_a_worker_is_one_line():
     with pytest.raises(ValueError, match="DataLoader worker") as caught:
         next(iter(DataLoader(Broken(), num_workers=1)))
     assert one_line(caught.value) == "cannot read picture 3.png: it is cut short"
-    assert one_line(OSError("no model at x\n  or at y\n")) == "no model at x or at y"
-    assert one_line(KeyError()) == "KeyError"
 
 
 def read_steps(path):

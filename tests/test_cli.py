@@ -249,12 +249,16 @@ def test_step_1_pipeline_restores_but_has_no_views(run, face, tmp_path):
     assert "view transformer" in errors[0]
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_nothing(run, face, tmp_path, monkeypatch):
     """Assert that results appear together or not at all."""
-    with pytest.raises(OSError, match="disk full"), cli._staging(tmp_path / "o") as stage:  # noqa: PT012
-        (stage / "half.png").write_bytes(b"half")
+
+    def full(*args):
         raise OSError("disk full")
-    assert everything_below(tmp_path / "o") == []
+
+    monkeypatch.setattr(cli, "contact_sheet", full)  # which comes after the views
+    status, _, errors = run("views", face, "--aligned", "--num", 2, "--out", tmp_path / "o")
+    assert (status, errors[-1]) == (2, "nvb-face: disk full")
+    assert not (tmp_path / "o").exists()
 
 
 def test_missing_default_weights_are_named(monkeypatch, face, run, tmp_path):

@@ -176,19 +176,6 @@ def test_unreadable_pictures_are_named(tmp_path):
         assert name in str(info.value)
 
 
-def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    """Assert that an error in the middle of writing leaves what was there and no part of the new."""
-    on_disk.write_bytes(tmp_path / "a", b"old")
-
-    def no_space(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(on_disk.os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        on_disk.write_bytes(tmp_path / "a", b"new")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
-
-
 def test_prepared_folder_goes_on_only_with_its_settings(tmp_path):
     """Assert that a folder is taken up with the same settings and inputs, and refused with others or when foreign."""
     folder = tmp_path / "set"

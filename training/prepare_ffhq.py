@@ -33,11 +33,11 @@ from nvb_diffusers.data.records import (
     check_record,
     map_parallel,
     read_eg3d_labels,
-    read_json,
     resize_picture,
     split_by_identity,
     write_records,
 )
+from nvb_diffusers.files import read_json
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -27,7 +27,6 @@ One moment is one identity of the set; the split is by subject. Run it again to 
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -48,12 +47,11 @@ from nvb_diffusers.data.records import (
     check_record,
     load_image,
     map_parallel,
-    read_json,
     save_image,
     split_by_identity,
-    write_bytes,
     write_records,
 )
+from nvb_diffusers.files import read_json, write_json
 
 CALIBRATION_SIZE = (2200, 3208)  # width and height of the pictures that `intrinsics` is for
 VIEW_WIDTH = RADIUS / FOCAL  # of a frontal EG3D picture in the plane of the origin, in world units
@@ -370,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             group: {name: np.asarray(value).tolist() for name, value in vars(similarity).items()}
             for group, similarity in similarities.items()
         }
-        write_bytes(output_dir / "similarities.json", json.dumps(values, indent=2).encode())
+        write_json(output_dir / "similarities.json", values)
         path = write_records(output_dir, records)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

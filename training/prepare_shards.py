@@ -8,7 +8,6 @@ fsspec reads (the Hub, S3, a web server) and give that address as `--data_dir`. 
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 
-from nvb_diffusers.data.records import SPLITS, begin_data_set, read_records, write_bytes
+from nvb_diffusers.data.records import SPLITS, begin_data_set, read_records
 from nvb_diffusers.data.shards import INDEX_FILE, RECORD_FEATURES
+from nvb_diffusers.files import replaced_file, write_whole
 
 MEGABYTE = 1e6
 
@@ -71,9 +71,8 @@ def write_shard(path: Path, folder: Path, records: Sequence[dict[str, Any]]) -> 
         "camera": [record.get("camera") for record in records],
     }
     table = datasets.Dataset.from_dict(columns, features=RECORD_FEATURES).data.table
-    part = path.with_name(f".{path.name}.part")
-    pyarrow.parquet.write_table(table, part)
-    os.replace(part, path)
+    with replaced_file(path) as part:
+        pyarrow.parquet.write_table(table, part)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     write_shard(target / name, folder, views)
                 cameras = all(view.get("camera") is not None for view in views)
                 index[split].append({"file": name, "views": [len(i) for i in shard], "cameras": cameras})
-        write_bytes(target / INDEX_FILE, json.dumps(index).encode())
+        write_whole(target / INDEX_FILE, json.dumps(index))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,8 +6,6 @@ to trust remote code. The branch `remote-code` holds the same weights, the sourc
 """
 
 import ast
-import json
-import os
 import sys
 from functools import partial
 from importlib.util import resolve_name
@@ -18,6 +16,7 @@ from diffusers import ModelMixin
 from huggingface_hub import create_branch, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from .files import read_json, write_json
 from .models.unet import refuse_live_adapter
 from .pipeline_nvb_face import NVBFacePipeline
 
@@ -197,15 +196,13 @@ def _add_code(pipeline: NVBFacePipeline, folder: Path) -> None:
     The loader takes from the Hub one file a component and no sibling of it, so each file stands alone.
     """
     index_file = folder / "model_index.json"
-    index = json.loads(index_file.read_text(encoding="utf-8"))
+    index = read_json(index_file)
     for name, instance in {"": pipeline, **_our_components(pipeline)}.items():
         module = type(instance).__module__
         stem = module.split(".")[-1]
         (folder / name / f"{stem}.py").write_text(_standalone_source(module, set()), encoding="utf-8")
         index[name or "_class_name"] = [stem, type(instance).__name__]
-    complete_file = index_file.with_suffix(".tmp")
-    complete_file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    os.replace(complete_file, index_file)
+    write_json(index_file, index)
 
 
 def _our_components(pipeline: NVBFacePipeline) -> dict[str, ModelMixin]:

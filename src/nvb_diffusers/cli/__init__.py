@@ -2,13 +2,9 @@
 
 import argparse
 import json
-import os
 import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,6 +19,7 @@ from nvb_diffusers.camera import angles_from_camera, orbit_cameras
 from nvb_diffusers.cli.info import describe, paper_size_pipeline
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.face_crop import crop_face, load_photo
+from nvb_diffusers.files import filled_folder, replaced_file
 
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -195,7 +192,7 @@ def run_views(args: argparse.Namespace) -> None:
         }
         pictures = [source.image.resize(output.images[0].size), *output.images]
         labels = ["input", *(f"yaw {round(yaw):+d}" for yaw in angles_from_camera(cameras)[:, 0].tolist())]
-        with _staging(folders[index]) as stage:
+        with filled_folder(folders[index]) as stage:
             for name, image in zip(names, output.images, strict=True):
                 image.save(stage / name)
             contact_sheet(pictures, labels).save(stage / "contact_sheet.png")
@@ -223,8 +220,8 @@ def run_orbit(args: argparse.Namespace) -> None:
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     pipe = load_pipeline(args, needs_views=True)
     output: Any = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_kwargs(args))
-    with _staging(args.out.parent) as stage:
-        exporters[suffix](output.images + output.images[-2:0:-1], str(stage / args.out.name), fps=args.fps)
+    with replaced_file(args.out) as part:
+        exporters[suffix](output.images + output.images[-2:0:-1], str(part), fps=args.fps)
     print(f"{args.out}: {len(cameras)} views, there and back")
 
 
@@ -238,8 +235,8 @@ def run_restore(args: argparse.Namespace) -> None:
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])
         output: Any = pipe.restore(source.image, fidelity=args.fidelity, **_call_kwargs(args))
-        with _staging(args.out) as stage:
-            output.images[0].save(stage / files[index].name)
+        with replaced_file(files[index]) as part:
+            output.images[0].save(part)
         print(files[index])
 
     _for_each(photos, make)
@@ -258,7 +255,7 @@ def run_degrade(args: argparse.Namespace) -> None:
     def make(index: int) -> None:
         picture = apply(load_photo(photos[index]), params)
         folder = args.out or photos[index].parent
-        with _staging(folder) as stage:
+        with filled_folder(folder) as stage:
             picture.save(stage / files[index])
             (stage / files[index]).with_suffix(".json").write_text(params.to_json() + "\n", encoding="utf-8")
         print(folder / files[index])
@@ -364,19 +361,6 @@ def _call_kwargs(args: argparse.Namespace) -> dict[str, Any]:
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"'{folder}' is a file, but --out is a folder to write to")
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the results, whose files all move to `folder` at the end, or vanish after an error."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".nvb-face-", dir=folder))
-    try:
-        yield stage
-        for file in sorted(stage.iterdir()):
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _complain(error: Exception | str) -> None:

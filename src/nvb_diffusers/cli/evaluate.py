@@ -17,7 +17,7 @@ from nvb_diffusers.evaluation.networks import find_networks
 from nvb_diffusers.evaluation.report import write_report
 from nvb_diffusers.evaluation.score import score_predictions, summary_table
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
-from nvb_diffusers.training.checkpoints import one_line
+from nvb_diffusers.files import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,6 @@ same folder as an `imagefolder`. The metadata is written last and at once, so a 
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+
+from nvb_diffusers.files import read_json, replaced_file, write_whole
 
 SPLITS = ("train", "validation", "test")
 IMAGE_FORMATS = ("webp", "png")
@@ -77,7 +78,7 @@ def write_records(data_dir: str | Path, records: Sequence[Mapping[str, Any]]) ->
     path = metadata_path(data_dir)
     _check_records(path, records, range(1, len(records) + 1))
     text = "".join(json.dumps(dict(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records)
-    write_bytes(path, text.encode())
+    write_whole(path, text)
     return path
 
 
@@ -180,15 +181,7 @@ def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: It
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not a data set being prepared: choose an empty or a new folder")
-    write_bytes(note, text.encode())
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; one that is broken is named."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    write_whole(note, text)
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -199,7 +192,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write a picture without loss, as the suffix of the path says, and at once."""
-    with _replaced(Path(path)) as part:
+    with replaced_file(path) as part:
         if Path(path).suffix == ".webp":
             image.save(part, format="WEBP", lossless=True, method=0)  # 15x the speed of the default for 9 % more bytes
         else:
@@ -221,14 +214,6 @@ def resize_picture(source: str | Path, target: str | Path, size: int) -> float:
     return size / width
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file at once: to a hidden name beside it, then renamed."""
-    with _replaced(Path(path)) as part, part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
     """Apply a function to every item and stop at the first error. In threads: Pillow works outside Python's lock."""
     pool = ThreadPoolExecutor(workers)
@@ -247,19 +232,6 @@ def _reported(path: str | Path) -> Iterator[None]:
         raise ValueError(f"picture {path} does not exist") from None
     except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken file as any of the three
         raise ValueError(f"cannot read picture {path}: {error}") from None
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A hidden name beside the path to write to; it takes the path's place at the end, and goes after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequence[int]) -> None:

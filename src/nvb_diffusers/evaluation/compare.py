@@ -25,7 +25,6 @@ import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
-from nvb_diffusers.data.records import read_json, write_bytes
 from nvb_diffusers.evaluation.acceptance import measure_bars, target_pictures
 from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval
 from nvb_diffusers.evaluation.invented import sample_honesty
@@ -41,6 +40,7 @@ from nvb_diffusers.evaluation.methods import (
 from nvb_diffusers.evaluation.networks import Networks, OwnPredictor, find_networks
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
 from nvb_diffusers.evaluation.test_sets import TestSet, file_hash, load_test_set, make_test_set, view_name
+from nvb_diffusers.files import read_json, write_json, write_whole
 
 METHODS = ("one_stage", "two_stage", "input", "mean_face")
 YAW_EDGES_DEG = (0, 10, 20, 30, 45, 60)
@@ -160,7 +160,7 @@ def compare(
         results["invented"] = _invented(comparison, out)
     results["bars"] = _bars(comparison, results, out)
     results["figures"] = _figures(comparison, results, out)
-    write_bytes(out / "comparison.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_json(out / "comparison.json", results)
     return results
 
 
@@ -269,7 +269,7 @@ def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
     if path.is_file() and path.read_text() != content:
         raise ValueError(f"{path} tells of other settings or weights: give another folder (--out)")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content.encode())
+    write_whole(path, content)
 
 
 def _weights(row: Row) -> list[str]:
@@ -345,7 +345,7 @@ def _invented(comparison: Comparison, out: Path) -> dict[str, Any]:
             values = dict(zip(("deviation", "rank_correlation"), zip(*pairs, strict=True), strict=True))
             names = range(len(pairs))
             entries = {name: bootstrap_interval(value, names)._asdict() for name, value in values.items()}
-            write_bytes(path, (json.dumps(entries, indent=2) + "\n").encode())
+            write_json(path, entries)
         results[preset] = read_json(path)
     return results
 

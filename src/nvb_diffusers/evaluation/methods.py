@@ -23,8 +23,9 @@ from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles, orbit_cameras
 from nvb_diffusers.data.datasets import load_records
 from nvb_diffusers.data.images import resized
-from nvb_diffusers.data.records import save_image, write_bytes
+from nvb_diffusers.data.records import save_image
 from nvb_diffusers.evaluation.test_sets import TestSet, view_name
+from nvb_diffusers.files import write_whole
 
 ORBIT_YAW_DEG = (-45.0, 45.0)
 
@@ -162,12 +163,12 @@ def write_predictions(
                 _save(prediction.restored, folder / view_name(name, identity.source_view))
             if prediction.source_camera is not None:
                 content = json.dumps(prediction.source_camera.tolist())
-                write_bytes(folder / name / "camera.json", content.encode())
-            write_bytes(folder / name / "done", b"")
+                write_whole(folder / name / "camera.json", content)
+            write_whole(folder / name / "done", b"")
         if number < num_orbits and not (folder / "orbit" / name / "done").is_file():
             for frame, picture in enumerate(method(test_set.input(name), orbit, seed).views):
                 _save(picture, folder / "orbit" / view_name(name, frame))
-            write_bytes(folder / "orbit" / name / "done", b"")
+            write_whole(folder / "orbit" / name / "done", b"")
 
 
 def identity_seed(identity: str) -> int:

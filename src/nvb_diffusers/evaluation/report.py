@@ -14,10 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from nvb_diffusers.data.records import read_json, write_bytes
 from nvb_diffusers.evaluation.acceptance import bars_lines
 from nvb_diffusers.evaluation.charts import Series, line_chart
 from nvb_diffusers.evaluation.metrics import describe
+from nvb_diffusers.files import read_json, write_whole
 
 TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -54,8 +54,8 @@ def write_report(folder: str | Path) -> tuple[Path, Path]:
     paths = folder / "report.md", folder / "report.html"
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("{{title}}", html.escape(results["title"])).replace("{{body}}", "\n".join(filter(None, body)))
-    write_bytes(paths[0], ("\n".join(markdown) + "\n").encode())
-    write_bytes(paths[1], page.encode())
+    write_whole(paths[0], "\n".join(markdown) + "\n")
+    write_whole(paths[1], page)
     return paths
 
 

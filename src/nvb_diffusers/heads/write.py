@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from nvb_diffusers.files import write_whole
+
 from .attributes import stream
 from .basis import load_basis
 from .cameras import draw_cameras, label, orbit
@@ -58,11 +60,7 @@ def render_identity(settings: Settings, output_dir: Path, basis: Path, identity:
         name = f"{identity:06d}/{view:02d}"
         _write_picture(output_dir, name, renderer.draw(cam2world))
         records.append(_record(settings, scene, name, view, cam2world))
-    path = record_path(output_dir, identity)
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(records), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(record_path(output_dir, identity), json.dumps(records))
     return len(records)
 
 

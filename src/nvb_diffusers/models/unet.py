@@ -14,8 +14,6 @@ every LoRA on the model, a live adapter's too.
 import copy
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,8 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+
+from nvb_diffusers.files import filled_folder
 
 # The published layouts at 512 px; where a name is missing, UNet2DConditionModel's default is the published value.
 SD21_UNET_CONFIG: dict[str, Any] = {
@@ -126,14 +126,10 @@ def save_adapter(unet: UNet2DConditionModel, folder: str | Path) -> None:
         "adapter": _digest({**lora, **attn2}),
         "base_adapters": json.dumps(_fused_adapters(unet)),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter-") as temporary:
+    with filled_folder(folder) as part:
         for name, state in ((LORA_FILE, lora), (ATTN2_FILE, attn2)):
             contiguous = {key: value.contiguous() for key, value in state.items()}
-            save_file(contiguous, Path(temporary, name), metadata=metadata)
-        for name in (LORA_FILE, ATTN2_FILE):
-            os.replace(Path(temporary, name), folder / name)
+            save_file(contiguous, part / name, metadata=metadata)
 
 
 def load_adapter(unet: UNet2DConditionModel, folder: str | Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from diffusers import AutoModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
 
-from nvb_diffusers.data.records import read_json
+from nvb_diffusers.files import read_json
 
 Model = TypeVar("Model", bound=ModelMixin)
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nvb_diffusers.data.records import write_bytes
+from nvb_diffusers.files import hidden_path, one_line, replaced_folder, write_json, write_whole
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -87,29 +88,20 @@ def write_folder(
         folder: replaced where it exists.
         write: called with the hidden folder's path.
         replace: whether this process does the renaming.
-        wait: called between the writing and the renaming, for other processes that write too.
+        wait: called before and after the writing, for other processes that write too.
 
     Raises:
         OSError: the folder could not be written; what was at its place before is still there.
     """
-    part = folder.with_name(f".{folder.name}.part")
+    room = ""
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        write(part)
-        wait()
-        if replace:
-            _flush(part)
+        with replaced_folder(folder) if replace else nullcontext(hidden_path(folder)) as part:
+            wait()
+            room = f" ({shutil.disk_usage(part).free / 1e9:.2f} GB free)"
+            write(part)
+            wait()
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
-        room = f" ({shutil.disk_usage(part).free / 1e9:.2f} GB free)" if part.is_dir() else ""
-        shutil.rmtree(part, ignore_errors=True)
         raise OSError(f"cannot write {folder}{room}: {one_line(error)}") from error
-    if replace:
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
     wait()
 
 
@@ -143,14 +135,6 @@ def save_only_trainable(accelerator: Accelerator) -> None:
     accelerator.register_load_state_pre_hook(load)
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text in one line; of an error in a data loading worker only the last, without the traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and "in DataLoader worker process" in lines[0]:
-        return re.sub(r"^[\w.]+: ", "", lines[-1])
-    return " ".join(lines) or type(error).__name__
-
-
 class CurveTracker(GeneralTracker):
     """Writes what is logged as lines of JSON to `curve.jsonl`.
 
@@ -172,7 +156,7 @@ class CurveTracker(GeneralTracker):
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
         kept = [line for line in whole if json.loads(line)["step"] <= self.resume_step]
-        write_bytes(self.path, "".join(kept).encode())
+        write_whole(self.path, "".join(kept))
 
     @property
     def tracker(self) -> "CurveTracker":
@@ -182,7 +166,7 @@ class CurveTracker(GeneralTracker):
     @on_main_process
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Keep the run's options in `options.json`."""
-        write_bytes(self.path.with_name("options.json"), (json.dumps(values, indent=2) + "\n").encode())
+        write_json(self.path.with_name("options.json"), values)
 
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
@@ -197,11 +181,3 @@ def _trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _trainable_file(folder: str, number: int) -> str:
     return os.path.join(folder, f"trainable_{number}.safetensors")
-
-
-def _flush(folder: Path) -> None:
-    """Have the files on the disk itself before the folder gets its name: the machine may lose its power, too."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

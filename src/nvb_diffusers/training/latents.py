@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import datasets
@@ -13,7 +12,7 @@ from tqdm.auto import tqdm
 
 from nvb_diffusers.data.datasets import file_names, read_record
 from nvb_diffusers.data.images import resized
-from nvb_diffusers.data.records import read_json, write_bytes
+from nvb_diffusers.files import read_json, replaced_file, write_whole
 
 
 def encode_latents(vae: ModelMixin, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -67,9 +66,9 @@ def cache_latents(
         if not note.exists() or read_json(note) != content:
             raise ValueError(f"{path} holds latents of another autoencoder, resolution or data set: remove it")
         return np.load(path, mmap_mode="r")
-    write_bytes(note, json.dumps(content).encode())
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:  # not a memory map: a full disk would kill the process instead of raising an error
+    write_whole(note, json.dumps(content))
+    # Not a memory map, with which a full disk would kill the process instead of raising an error.
+    with replaced_file(path) as part, part.open("wb") as file:
         for start in tqdm(range(0, len(records), batch_size), desc="caching latents"):
             indices = range(start, min(start + batch_size, len(records)))
             pixels = np.stack([resized(read_record(records, index)["image"], resolution) for index in indices])
@@ -80,7 +79,6 @@ def cache_latents(
                 header = {"descr": "<f2", "fortran_order": False, "shape": (len(records), *both.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(both.to(torch.float16).cpu().contiguous().numpy().tobytes())
-    os.replace(part, path)
     return np.load(path, mmap_mode="r")
 
 

@@ -32,11 +32,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, held_out_batch, key_sampler
+from nvb_diffusers.files import one_line
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
     find_checkpoint,
-    one_line,
     save_checkpoint,
     save_only_trainable,
     write_folder,

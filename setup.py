@@ -89,7 +89,7 @@ setup(
     entry_points={
         "console_scripts": [
             "nvb-face = nvb_diffusers.cli:main",
-            "nvb-heads = nvb_diffusers.heads.__main__:main",
+            "nvb-heads = nvb_diffusers.heads.cli:main",
             "nvb-face-eval = nvb_diffusers.cli.evaluate:main",
         ]
     },

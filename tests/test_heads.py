@@ -20,39 +20,31 @@ from nvb_diffusers.data.records import read_records
 
 if find_spec("moderngl") is None or find_spec("anny") is None:
     pytest.skip("moderngl or anny is not installed", allow_module_level=True)
+
+from nvb_diffusers.heads import cli
+from nvb_diffusers.heads.mesh.basis import default_cache, load_basis
+from nvb_diffusers.heads.mesh.template import Template
+from nvb_diffusers.heads.picture.cameras import label, look_at_origin, orbit, project
+from nvb_diffusers.heads.picture.renderer import DEPTH_SCALE, Renderer
+from nvb_diffusers.heads.picture.scene import make_scene
+
 SIZE, VIEWS, IDENTITIES = 64, 3, 2
 SMALL = ["--size", str(SIZE), "--views", str(VIEWS), "--identities", str(IDENTITIES), "--split_sizes", "0", "0"]
 
 
 @pytest.fixture(scope="module")
-def heads():
-    """The sub-package's modules by name."""
-    from nvb_diffusers.heads import cameras, renderer, scene, template, write
-
-    try:
-        renderer.open_context().release()
-    except ValueError as error:
-        pytest.skip(str(error))
-    return {module.__name__.split(".")[-1]: module for module in (cameras, renderer, scene, template, write)}
-
-
-@pytest.fixture(scope="module")
-def loaded(heads):
+def loaded(opengl):
     """A renderer at 128 px, with one identity loaded, and that scene."""
-    from nvb_diffusers.heads import basis
-
-    template = heads["template"].Template(basis.load_basis(basis.default_cache()))
-    renderer = heads["renderer"].Renderer(template, 128, 1.5)
-    scene = heads["scene"].make_scene(template, 0, 3)
+    template = Template(load_basis(default_cache()))
+    renderer = Renderer(template, 128, 1.5)
+    scene = make_scene(template, 0, 3)
     renderer.load(scene)
     return renderer, scene
 
 
 def run(output_dir, *arguments):
-    """Run the command with small pictures, in this process, which has torch already."""
-    from nvb_diffusers.heads import __main__ as command
-
-    command.render(command.parse_args(["--output_dir", str(output_dir), *SMALL, *arguments]))
+    """Run the command with small images."""
+    cli.render(cli.parse_args(["--output_dir", str(output_dir), *SMALL, *arguments]))
     return output_dir
 
 
@@ -74,29 +66,27 @@ def group_ends(group, seconds=30):
 
 
 @pytest.fixture(scope="module")
-def whole(heads, tmp_path_factory):
+def whole(opengl, tmp_path_factory):
     """A small set made by one worker."""
     return run(tmp_path_factory.mktemp("heads") / "one", "--workers", "1")
 
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (-37.0, 11.0), (58.0, -19.0)])
-def test_cameras_are_the_package_s(heads, yaw, pitch):
+def test_cameras_are_the_package_s(yaw, pitch):
     """Assert that labels are those of `camera_from_angles`, and that points project as with `project_points`."""
-    cam2world = heads["cameras"].look_at_origin(yaw, pitch)
+    cam2world = look_at_origin(yaw, pitch)
     expected = camera_from_angles(yaw, pitch)
-    torch.testing.assert_close(torch.tensor(heads["cameras"].label(cam2world)), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.tensor(label(cam2world)), expected, atol=1e-6, rtol=0)
     points = np.array([[0.1, -0.2, 0.15], [-0.05, 0.02, 0.2]])
     uv = project_points(torch.tensor(points), expected)[:, :2]
-    torch.testing.assert_close(
-        torch.tensor(heads["cameras"].project(points, cam2world)), uv, atol=1e-6, rtol=0, check_dtype=False
-    )
+    torch.testing.assert_close(torch.tensor(project(points, cam2world)), uv, atol=1e-6, rtol=0, check_dtype=False)
 
 
 @pytest.mark.parametrize("yaw", [0.0, 30.0, -30.0])
-def test_a_landmark_is_where_it_is_seen(heads, loaded, yaw, monkeypatch):
+def test_a_landmark_is_where_it_is_seen(loaded, yaw, monkeypatch):
     """Assert that the pupils' landmarks lie within 1.5 px of the irises' centers, painted green and without lids."""
     renderer, scene = loaded
-    cam2world = heads["cameras"].look_at_origin(yaw, 2.0)
+    cam2world = look_at_origin(yaw, 2.0)
     monkeypatch.setattr(renderer, "_draw_skin", lambda eye: None)
     monkeypatch.setattr(renderer, "strands", [])
     before = renderer.draw(cam2world).rgb.astype(int)
@@ -114,25 +104,25 @@ def test_a_landmark_is_where_it_is_seen(heads, loaded, yaw, monkeypatch):
         assert np.hypot(x[near].mean() - pupil[0], y[near].mean() - pupil[1]) < 1.5
 
 
-def test_nose_and_mouth_lie_on_the_surface(heads, loaded):
+def test_nose_and_mouth_lie_on_the_surface(loaded):
     """Assert that the depth picture, at the landmarks that no lid or strand covers, is the landmarks' own depth."""
     renderer, scene = loaded
-    cam2world = heads["cameras"].look_at_origin(0.0, 0.0)
-    depth = renderer.draw(cam2world).depth / heads["renderer"].DEPTH_SCALE
+    cam2world = look_at_origin(0.0, 0.0)
+    depth = renderer.draw(cam2world).depth / DEPTH_SCALE
     landmarks = scene.head.to_world(scene.head.landmarks)[2:]
     forward = ((landmarks - cam2world[:3, 3]) @ cam2world[:3, :3])[:, 2]
     column, row = np.array(scene.landmarks(cam2world, 128))[2:].astype(int).T
     assert np.abs(depth[row, column] - forward).max() < 0.01  # of 0.633 units that the picture spans
 
 
-def test_depth_agrees_with_the_cameras(heads, loaded):
+def test_depth_agrees_with_the_cameras(loaded):
     """Assert that the depth of one view, unprojected with its label, lies on the depth of another view."""
     renderer, _ = loaded
-    cam2world = [heads["cameras"].look_at_origin(yaw, 0.0) for yaw in (-8.0, 8.0)]
-    labels = [torch.tensor(heads["cameras"].label(camera)) for camera in cam2world]
+    cam2world = [look_at_origin(yaw, 0.0) for yaw in (-8.0, 8.0)]
+    labels = [torch.tensor(label(camera)) for camera in cam2world]
     depths = []
     for camera in cam2world:
-        depths.append(renderer.draw(camera).depth.astype(np.float32) / heads["renderer"].DEPTH_SCALE)
+        depths.append(renderer.draw(camera).depth.astype(np.float32) / DEPTH_SCALE)
     inner = cv2.erode((depths[0] > 0).astype(np.uint8), np.ones((9, 9)))
     inner[:8] = inner[-8:] = 0  # may leave the other picture
     row, column = np.nonzero(inner)
@@ -153,7 +143,7 @@ def test_any_number_of_workers_gives_the_same_bytes(whole, tmp_path):
 def test_a_killed_run_goes_on(whole, tmp_path):
     """Assert that no worker outlives a killed command, and that called again it ends with the set of one run."""
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "nvb_diffusers.heads", "--output_dir", str(folder), *SMALL, "--workers", "2"]
+    command = [sys.executable, "-m", "nvb_diffusers.heads.cli", "--output_dir", str(folder), *SMALL, "--workers", "2"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     while not list(folder.glob("images/*/00.webp")) and process.poll() is None:
         time.sleep(0.005)
@@ -199,9 +189,9 @@ def test_the_set_loads(whole):
     assert sample["camera_params"].shape == (3, 25)
 
 
-def test_orbits_are_evenly_spaced(heads):
+def test_orbits_are_evenly_spaced():
     """Assert that an orbit goes from yaw -45 to 45 at pitch 0."""
-    labels = np.array([heads["cameras"].label(camera) for camera in heads["cameras"].orbit(5)])
+    labels = np.array([label(camera) for camera in orbit(5)])
     expected = np.array([camera_from_angles(yaw, 0.0).tolist() for yaw in (-45.0, -22.5, 0.0, 22.5, 45.0)])
     np.testing.assert_allclose(labels, expected, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Measures how diverse a rendered set is, and prints the table of DATASHEET.md.
+"""Measures how diverse a rendered set is, and prints the table of docs/heads.md.
 
 python -m nvb_diffusers.heads.datasheet --data_dir heads
 """
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .basis import default_cache, load_basis
-from .cameras import look_at_origin
-from .renderer import Renderer
-from .scene import make_scene
-from .template import Template
+from .mesh.basis import default_cache, load_basis
+from .mesh.template import Template
+from .picture.cameras import look_at_origin
+from .picture.renderer import Renderer
+from .picture.scene import make_scene
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="a set made by render_heads")
+    parser.add_argument("--data_dir", type=Path, required=True, help="a set made by nvb-heads")
     return parser.parse_args()
 
 
@@ -39,8 +39,9 @@ def proportions(landmarks: np.ndarray) -> tuple[float, float, float]:
     """Of one near-frontal face: eye to mouth, eye to nose and width of the mouth, over the distance of the eyes."""
     right, left, nose, mouth_right, mouth_left = landmarks
     between, mouth = (right + left) / 2, (mouth_right + mouth_left) / 2
-    lengths = (between - mouth, between - nose, mouth_right - mouth_left)
-    return tuple(float(np.linalg.norm(length) / np.linalg.norm(right - left)) for length in lengths)
+    lengths = np.linalg.norm([between - mouth, between - nose, mouth_right - mouth_left], axis=1)
+    to_mouth, to_nose, width = (lengths / np.linalg.norm(right - left)).tolist()
+    return to_mouth, to_nose, width
 
 
 def hair_areas(data_dir: Path, identities: list[int]) -> list[float]:

@@ -22,14 +22,14 @@ from PIL import Image
 
 from nvb_diffusers.files import write_whole
 
-from .attributes import stream
-from .basis import load_basis
-from .cameras import draw_cameras, label, orbit
-from .renderer import Picture, Renderer
-from .scene import Scene, make_scene
-from .template import Template
+from .mesh.basis import load_basis
+from .mesh.template import Template
+from .person.chance import stream
+from .picture.cameras import draw_cameras, label, orbit
+from .picture.renderer import Picture, Renderer
+from .picture.scene import Scene, make_scene
 
-WEBP = {"quality": 82, "method": 1}  # twice the speed of the usual method for 4 % more bytes
+WEBP: dict[str, Any] = {"quality": 82, "method": 1}  # twice the speed of the usual method for 4 % more bytes
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 
 
@@ -43,6 +43,10 @@ class Settings:
     cameras: str
     level: int
     supersample: float
+
+    def note(self) -> dict[str, Any]:
+        """The settings as the data set notes them."""
+        return {"made by": "nvb-heads", **asdict(self)}
 
 
 def record_path(output_dir: Path, identity: int) -> Path:
@@ -74,10 +78,16 @@ def read_identities(output_dir: Path) -> list[dict[str, Any]]:
 def _renderer(settings: Settings, basis: Path) -> Renderer:
     """This process's renderer, made with its first identity."""
     cv2.setNumThreads(1)
-    parent = parent_process()
-    if parent is not None:  # a worker must not outlive a command that was killed
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     return Renderer(Template(load_basis(basis), settings.level), settings.size, settings.supersample)
+
+
+def _end_with_parent() -> None:
+    """A worker must not outlive a command that was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _cameras(settings: Settings, identity: int) -> list[np.ndarray]:
@@ -93,8 +103,8 @@ def _write_picture(output_dir: Path, name: str, picture: Picture) -> None:
     for path in (image, depth, mask):
         path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.rgb).save(image, **WEBP)
-    depth.write_bytes(cv2.imencode(".png", picture.depth, PNG_OPTIONS)[1])
-    mask.write_bytes(cv2.imencode(".png", picture.mask, PNG_OPTIONS)[1])
+    depth.write_bytes(cv2.imencode(".png", picture.depth, PNG_OPTIONS)[1].tobytes())
+    mask.write_bytes(cv2.imencode(".png", picture.mask, PNG_OPTIONS)[1].tobytes())
 
 
 def _record(settings: Settings, scene: Scene, name: str, view: int, cam2world: np.ndarray) -> dict[str, Any]:
@@ -109,8 +119,3 @@ def _record(settings: Settings, scene: Scene, name: str, view: int, cam2world: n
         "light": scene.environment.style,
         "scene": scene.environment.scene,
     }
-
-
-def describe(settings: Settings) -> dict[str, Any]:
-    """The settings as the data set notes them."""
-    return {"made by": "render_heads", **asdict(settings)}

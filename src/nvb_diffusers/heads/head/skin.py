@@ -1,80 +1,21 @@
-"""Skin: its tone, and the color and shine of every vertex of the skin, in linear RGB.
+"""The color and shine of every vertex of the skin, in linear RGB.
 
 What is broad (tone, blush, shade about the eyes, lips, shaved beard, make-up) is a color of each vertex, computed
 once; what is finer than the mesh (pores, freckles, moles, wrinkles) is added by the shader at the strengths told here.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .hair import beard_cover, scalp_cover
-from .hairstyles import HairColors, HairStyle
-from .template import Template
+from ..mesh.template import Template
+from ..person.hairline import beard_cover, scalp_cover, smooth_step
+from ..person.hairstyles import HairColors, HairStyle
+from ..person.skin import SkinLook
 
-# sRGB from the fairest to the darkest skin, at even steps of melanin
-TONES = np.array(
-    [(246, 212, 194), (238, 198, 172), (226, 180, 148), (200, 148, 112), (160, 106, 74), (112, 70, 48), (72, 46, 34)]
-)
-MELANIN_OF_ANCESTRY = (0.80, 0.36, 0.22)
-LIPSTICKS = [
-    (0.70, 0.18, 0.22),
-    (0.62, 0.25, 0.30),
-    (0.75, 0.35, 0.38),
-    (0.45, 0.12, 0.18),
-    (0.78, 0.40, 0.36),
-    (0.55, 0.28, 0.24),
-]
-EYE_SHADOWS = [(0.35, 0.22, 0.18), (0.25, 0.18, 0.20), (0.45, 0.30, 0.32), (0.30, 0.32, 0.40), (0.20, 0.16, 0.14)]
 MOUTH_INSIDE = np.array([0.20, 0.05, 0.045])
-
-
-@dataclass(frozen=True)
-class SkinLook:
-    """Colors in linear RGB (3,), all else 0 to 1: what is drawn for one identity's skin."""
-
-    melanin: float
-    tone: np.ndarray
-    lips: np.ndarray
-    gloss: float
-    redness: float
-    tired: float  # shade under the eyes
-    freckles: float
-    spots: float
-    moles: float
-    wrinkles: float
-    eye_shadow: np.ndarray
-    make_up: float  # how much of the eye shadow
-
-
-def draw_skin(rng: np.random.Generator, age: float, female: float, ancestry: tuple[float, float, float]) -> SkinLook:
-    """Tone over the whole human range, tied loosely to ancestry, and what age and sex do to it."""
-    melanin = float(np.clip(np.dot(ancestry, MELANIN_OF_ANCESTRY) + rng.normal(0, 0.11), 0.03, 0.97))
-    place = melanin * (len(TONES) - 1)
-    tone = np.array([np.interp(place, np.arange(len(TONES)), channel) for channel in (TONES / 255.0).T]) ** 2.2
-    tone = 0.84 * tone * (1 + rng.normal(0, (0.03, 0.0, 0.05)))
-    lips = tone * (0.92, 0.60, 0.60) * rng.uniform(0.85, 1.05)
-    made_up = female > 0.6 and age > 0.58 and rng.random() < 0.5
-    if made_up and rng.random() < 0.75:
-        lips = 0.35 * lips + 0.65 * np.array(LIPSTICKS[rng.integers(len(LIPSTICKS))]) ** 2.2
-    old = float(np.clip((age - 0.70) / 0.28, 0, 1))
-    return SkinLook(
-        melanin=melanin,
-        tone=tone,
-        lips=lips,
-        gloss=float(rng.uniform(0, 1)),
-        redness=float(rng.uniform(0.3, 1.0) * (1 - 0.6 * melanin)),
-        tired=float(rng.uniform(0.1, 0.7) * (0.6 + 0.4 * old)),
-        freckles=float((rng.random() < 0.16) * rng.uniform(0.4, 1.0) * (melanin < 0.5)),
-        spots=float((rng.random() < 0.15 + 0.5 * old) * rng.uniform(0.2, 0.7)),
-        moles=float((rng.random() < 0.3) * rng.uniform(0.5, 1.0)),
-        wrinkles=old * float(rng.uniform(0.4, 1.0)),
-        eye_shadow=np.array(EYE_SHADOWS[rng.integers(len(EYE_SHADOWS))]) ** 2.2,
-        make_up=float(made_up * rng.uniform(0.2, 0.7)),
-    )
 
 
 def skin_colors(
@@ -103,11 +44,11 @@ def skin_colors(
         shaved = beard_cover(style, rest) * style.stubble * (0.8 + 0.2 * mottling)
         shade = (0.38 * albedo + 0.62 * (0.5 * colors.beard + 0.02)) * (0.92, 0.96, 1.02)
         albedo = _mix(albedo, shade, np.clip(shaved, 0, 1) * 0.85)
-    albedo = _mix(albedo, look.lips * (1 + 0.08 * mottling[:, None]), _ramp(0.12, 0.75, lips))
-    albedo = _mix(albedo, MOUTH_INSIDE * (0.4 + look.tone.mean()), _ramp(0.2, 0.7, inside))
-    scalp = scalp_cover(style, rest) * (1 - _ramp(0.3, 0.7, ears)) * template.skin
+    albedo = _mix(albedo, look.lips * (1 + 0.08 * mottling[:, None]), smooth_step(0.12, 0.75, lips))
+    albedo = _mix(albedo, MOUTH_INSIDE * (0.4 + look.tone.mean()), smooth_step(0.2, 0.7, inside))
+    scalp = scalp_cover(style, rest) * (1 - smooth_step(0.3, 0.7, ears)) * template.skin
     albedo = _mix(albedo, 0.92 * 0.5 * colors.hair + 0.08 * 0.5 * albedo, scalp)
-    shine = (1 - 0.85 * _ramp(0.2, 0.8, inside)) * (1 - 0.8 * scalp) * (1 + 0.3 * _ramp(0.3, 0.8, lips))
+    shine = (1 - 0.85 * smooth_step(0.2, 0.8, inside)) * (1 - 0.8 * scalp) * (1 + 0.3 * smooth_step(0.3, 0.8, lips))
     return albedo.astype(np.float32), shine.astype(np.float32)
 
 
@@ -117,8 +58,8 @@ def face_places(template: Template) -> dict[str, np.ndarray]:
     rest = template.rest
     x, y, z = np.abs(rest[:, 0]), rest[:, 1], rest[:, 2]
     chin, nose = _spot(rest, (0.0, 6.3, 1.3), 0.2), _spot(rest, (0.0, 6.93, 1.66), 0.16)
-    lid = template.masks["eyelids"] * _ramp(7.24, 7.32, y)
-    forehead = _ramp(7.58, 7.72, y) * _ramp(8.15, 7.95, y) * _ramp(0.75, 0.35, x) * (z > 1.0)
+    lid = template.masks["eyelids"] * smooth_step(7.24, 7.32, y)
+    forehead = smooth_step(7.58, 7.72, y) * smooth_step(8.15, 7.95, y) * smooth_step(0.75, 0.35, x) * (z > 1.0)
     return {
         "blush": _spot(rest, (0.42, 6.95, 1.25), 0.28) + 0.8 * nose + 0.35 * chin,
         "under eyes": _spot(rest, (0.30, 7.14, 1.33), 0.12) + 0.8 * _spot(rest, (0.17, 7.26, 1.34), 0.08),
@@ -126,7 +67,7 @@ def face_places(template: Template) -> dict[str, np.ndarray]:
         "below lips": _spot(rest, (0.0, 6.50, 1.50), 0.09),
         "lids": np.maximum(lid, 0.6 * _spot(rest, (0.31, 7.40, 1.32), 0.10)),
         "nostrils": _spot(rest, (0.092, 6.868, 1.565), 0.04),
-        "lid rims": _ramp(0.075, 0.02, _distance_to_lashes(template)),
+        "lid rims": smooth_step(0.075, 0.02, _distance_to_lashes(template)),
         "brows": _line(rest, [(0.15, 7.49, 1.45), (0.35, 7.54, 1.38), (0.55, 7.49, 1.2)], 0.06),
         "wrinkles": np.maximum(forehead, 0.8 * _spot(rest, (0.58, 7.28, 1.12), 0.12)),
     }
@@ -154,11 +95,6 @@ def _waves(rest: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(N,) about -1..1: a smooth random field, different for each identity."""
     frequencies = rng.normal(size=(3, 10)) * np.geomspace(2, 12, 10)
     return np.sin(rest @ frequencies + rng.uniform(0, 6.28, 10)).mean(axis=1) * 2
-
-
-def _ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
-    t = np.clip((value - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:

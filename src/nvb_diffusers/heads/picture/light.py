@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..head.head import direction
 from .backdrop import SCENES, paint
-from .head import direction
 
 KEYS, AROUND = 3, 9
 STYLES = {"soft": 0.30, "side": 0.25, "front": 0.20, "rim": 0.15, "above": 0.10}

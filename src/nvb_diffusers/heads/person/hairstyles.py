@@ -4,10 +4,12 @@ Lengths are in dm. A range (low, high) in a table is drawn uniformly, a list pic
 shape basis (1/3 a child, 2/3 about 25 years, 1 very old), female from 0 to 1.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from .chance import pick
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ BEARDS: dict[str, tuple[float, float, tuple[float, float]]] = {
     "short": (0.14, 0.12, (0.05, 0.12)),
     "full": (0.06, 0.12, (0.13, 0.32)),
     "goatee": (0.06, 0.05, (0.06, 0.16)),
-    "moustache": (0.04, 0.08, (0.07, 0.14)),
+    "mustache": (0.04, 0.08, (0.07, 0.14)),
     "chin strap": (0.02, 0.01, (0.04, 0.09)),
     "sideburns": (0.00, 0.02, (0.06, 0.12)),
 }
@@ -179,11 +181,6 @@ def _draw(rng: np.random.Generator, value: Any) -> Any:
     if isinstance(value, tuple):
         return float(rng.uniform(*value))
     return value[rng.integers(len(value))] if isinstance(value, list) else value
-
-
-def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
-    shares = np.array(list(weights.values()))
-    return list(weights)[rng.choice(len(shares), p=shares / shares.sum())]
 
 
 def _ramp(low: float, high: float, value: float) -> float:
@@ -198,13 +195,13 @@ def draw_hairstyle(rng: np.random.Generator, female: float, age: float, coiled: 
         weight = (man * (1 - female) + woman * female) * tight ** (2 * (coiled - 0.3))
         weight *= 1 + child * (FOR_CHILDREN.get(kind, 1.0) - 1)
         weights[kind] = weight * (1 + old * (FOR_OLD.get(kind, 1.0) - 1))
-    kind = _pick(rng, weights)
+    kind = pick(rng, weights)
     drawn = {name: _draw(rng, value) for name, value in STYLES[kind][3].items()}
     style = HairStyle(kind=kind, **drawn)
     return replace(style, **_loss(rng, style, female, age), **_fringe(rng, style), **_beard(rng, female, age))
 
 
-def _loss(rng: np.random.Generator, style: HairStyle, female: float, age: float) -> dict[str, float]:
+def _loss(rng: np.random.Generator, style: HairStyle, female: float, age: float) -> dict[str, Any]:
     """Hairlines go back and crowns thin out with age, in men far more than in women."""
     manhood = _ramp(0.62, 0.95, age) * (1 - female)
     if style.kind in NEVER_RECEDES:
@@ -215,7 +212,7 @@ def _loss(rng: np.random.Generator, style: HairStyle, female: float, age: float)
     }
 
 
-def _fringe(rng: np.random.Generator, style: HairStyle) -> dict[str, float]:
+def _fringe(rng: np.random.Generator, style: HairStyle) -> dict[str, Any]:
     return {"fringe": float(rng.uniform(0.85, 1.1))} if rng.random() < FRINGE_SHARE.get(style.kind, 0.0) else {}
 
 
@@ -223,7 +220,7 @@ def _beard(rng: np.random.Generator, female: float, age: float) -> dict[str, Any
     if female > 0.4 or age < 0.6:
         return {}
     old = _ramp(0.7, 0.95, age)
-    kind = _pick(rng, {name: young * (1 - old) + late * old for name, (young, late, _) in BEARDS.items()})
+    kind = pick(rng, {name: young * (1 - old) + late * old for name, (young, late, _) in BEARDS.items()})
     shade = {"none": (0.0, 0.35), "stubble": (0.45, 0.8)}.get(kind, (0.55, 0.85))
     return {"beard": kind, "beard_length": _draw(rng, BEARDS[kind][2]), "stubble": _draw(rng, shade)}
 
@@ -282,13 +279,3 @@ def draw_colors(rng: np.random.Generator, female: float, age: float, fairness: f
         beard_gray=beard_gray,
         dyed=dyed,
     )
-
-
-def describe(style: HairStyle) -> dict[str, Any]:
-    """The style's fields that differ from the defaults, rounded, for the metadata."""
-    values = {f.name: getattr(style, f.name) for f in fields(style)}
-    return {
-        name: round(value, 3) if isinstance(value, float) else value
-        for name, value in values.items()
-        if value != HairStyle.__dataclass_fields__[name].default
-    }

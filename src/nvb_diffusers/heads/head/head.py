@@ -6,12 +6,14 @@ cropped about as FFHQ crops a portrait.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from .attributes import Attributes
+from ..mesh.capsule import CapsuleMap
+from ..mesh.template import Pool, Template
+from ..person.attributes import Attributes
 from .shape import shape_weights
-from .template import Pool, Template
 
 PICTURE_SPAN = 2.7 / 4.2647  # world units that a picture spans at the origin: radius over focal length
 CROP_MARGIN = 1.06  # times the side of FFHQ's crop
@@ -76,6 +78,16 @@ class Head:
     def lashes(self) -> list[tuple[np.ndarray, np.ndarray, bool]]:
         """The four rows of lashes: vertices of the roots, of the ends, is upper."""
         return self.template.lashes
+
+    @property
+    def eyes(self) -> np.ndarray:
+        """(3,) dm: the point between the eyes."""
+        return 0.5 * (self.eye_left + self.eye_right)
+
+    @cached_property
+    def skin_map(self) -> CapsuleMap:
+        """The skin as a height over a capsule."""
+        return CapsuleMap(self.vertices, self.triangles, self.eyes)
 
     @property
     def landmarks(self) -> np.ndarray:

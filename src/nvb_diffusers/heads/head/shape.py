@@ -10,9 +10,9 @@ from functools import cache
 
 import numpy as np
 
-from .attributes import EXPRESSIONS, Attributes
-from .basis import MACROS
-from .template import Template
+from ..mesh.basis import MACROS
+from ..mesh.template import Template
+from ..person.attributes import EXPRESSIONS, Attributes
 
 AGES = np.linspace(-1 / 3, 1, 5)  # of MACROS["age"]; a newborn has no shape, and nobody below "baby" is drawn
 THIRDS = np.array([0.0, 0.5, 1.0])
@@ -86,7 +86,8 @@ class _LocalShapes:
     """Draws a value for each pair of opposite shapes, the same one for the left and the right side."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.values = rng, {}
+        self.rng = rng
+        self.values: dict[str, float] = {}
         self.factors = rng.normal(size=len(FACTORS))
 
     def weight(self, name: str) -> float:

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .accessories import Mesh, build, tuck_hair
-from .attributes import Attributes, draw_attributes, stream
+from ..head.accessories import build, tuck_hair
+from ..head.hair import Strands, grow_all
+from ..head.head import Head, make_head
+from ..head.skin import skin_colors
+from ..mesh.surfaces import Mesh
+from ..mesh.template import Template
+from ..person.attributes import Attributes, draw_attributes
+from ..person.chance import stream
+from ..person.clothes import cloth_value
 from .cameras import project
-from .clothes import cloth_value
-from .hair import Strands, grow_all
-from .head import Head, make_head
 from .light import Environment, draw_environment
-from .skin import skin_colors
-from .template import Template
 
 
 @dataclass(frozen=True, eq=False)

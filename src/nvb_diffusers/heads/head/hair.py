@@ -11,25 +11,19 @@ from typing import Any, Literal
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .capsule import CapsuleMap, capsule_map
-from .hairline import beard_cover, length_share, scalp_cover, scalp_value, smooth_step
-from .hairstyles import HairColors, HairStyle, draw_colors, draw_hairstyle
-
-__all__ = [
-    "HairColors",
-    "HairStyle",
-    "Strands",
-    "beard_cover",
-    "draw_colors",
-    "draw_hairstyle",
-    "grow_all",
-    "scalp_cover",
-]
+from ..mesh.capsule import CapsuleMap
+from ..mesh.template import Pool
+from ..person.attributes import Attributes
+from ..person.hairline import beard_cover, length_share, scalp_value, smooth_step
+from ..person.hairstyles import HairStyle
+from .head import Head
 
 UP, FRONT, LEFT = np.eye(3, dtype=np.float32)[[1, 2, 0]]
 ROPE_STRANDS = 14
-COMBED_FORWARD = {"forward": 1.4, "away": 0.3, "sideways": 0.0, "back": 0.0, "up": 0.0, "gravity": 0.5, "lift": 0.25,
-                  "curtain": False}  # fmt: skip
+COMBED_FORWARD: dict[str, Any] = {
+    "forward": 1.4, "away": 0.3, "sideways": 0.0, "back": 0.0, "up": 0.0, "gravity": 0.5, "lift": 0.25,
+    "curtain": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +47,10 @@ class Roots:
         return Roots(self.position[index], self.normal[index], self.rest[index])
 
 
-def grow_all(head: Any, attributes: Any, rng: np.random.Generator) -> list[Strands]:
+def grow_all(head: Head, attributes: Attributes, rng: np.random.Generator) -> list[Strands]:
     """All strands of one person: scalp hair first."""
     style = attributes.hairstyle
-    skin = capsule_map(head)
+    skin = head.skin_map
     return [
         *grow_scalp_hair(head, style, skin, rng),
         grow_brows(head, attributes.female, attributes.age, rng),
@@ -68,7 +62,7 @@ def grow_all(head: Any, attributes: Any, rng: np.random.Generator) -> list[Stran
 # ---------------------------------------------------------------- scalp hair
 
 
-def _scalp_roots(head: Any, style: HairStyle, rng: np.random.Generator) -> Roots:
+def _scalp_roots(head: Head, style: HairStyle, rng: np.random.Generator) -> Roots:
     """Up to `style.strands` roots (one a rope for ropes), thinned out towards the hairline and on faded sides."""
     pool = head.roots
     value = scalp_value(pool.rest, style) + rng.normal(0, 0.035, len(pool.rest))
@@ -77,7 +71,7 @@ def _scalp_roots(head: Any, style: HairStyle, rng: np.random.Generator) -> Roots
     return _at(head, pool, rng.choice(inside, count, replace=False))
 
 
-def grow_scalp_hair(head: Any, style: HairStyle, skin: CapsuleMap, rng: np.random.Generator) -> list[Strands]:
+def grow_scalp_hair(head: Head, style: HairStyle, skin: CapsuleMap, rng: np.random.Generator) -> list[Strands]:
     """The scalp's strands: fine ends and the rest have two widths, so that hair thins out towards its ends."""
     if style.kind == "bald":
         return []
@@ -100,14 +94,14 @@ def _fringe_roots(style: HairStyle, rest: np.ndarray, rng: np.random.Generator) 
     return (style.fringe > 0) & (rest[:, 2] > 0.75) & (np.abs(rest[:, 0]) < rng.uniform(0.42, 0.6))
 
 
-def _knot(head: Any, style: HairStyle) -> np.ndarray:
+def _knot(head: Head, style: HairStyle) -> np.ndarray:
     """Where gathered hair meets behind the head: the higher, the more volume it has."""
     offset = np.array([0.0, 0.25 + style.volume * 10, -2.2 + style.volume * 2])
-    return _eyes(head) + offset
+    return head.eyes + offset
 
 
 def grow_guides(
-    head: Any, roots: Roots, fringe: np.ndarray, style: HairStyle, skin: CapsuleMap, rng: np.random.Generator
+    head: Head, roots: Roots, fringe: np.ndarray, style: HairStyle, skin: CapsuleMap, rng: np.random.Generator
 ) -> np.ndarray:
     """(G, S, 3): one path a lock. Fringes are combed forward, gathered hair runs straight to its knot."""
     length = style.length * length_share(style, roots.rest) * (1 - 0.6 * style.jitter * rng.random(len(fringe)) ** 2)
@@ -128,7 +122,7 @@ def grow_guides(
 
 
 def _integrate(
-    head: Any,
+    head: Head,
     roots: Roots,
     length: np.ndarray,
     steps: int,
@@ -137,7 +131,7 @@ def _integrate(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """(G, steps + 1, 3): paths that set out as they are combed, bend down by their weight and slide over the skin."""
-    normal, eyes = roots.normal, _eyes(head)
+    normal, eyes = roots.normal, head.eyes
     crown = np.array([0.0, roots.position[:, 1].max() - 0.1, eyes[2] - 1.35], np.float32)
     comb = _combing(roots, crown, style)
     jitter = rng.normal(0, style.messy, normal.shape).astype(np.float32)
@@ -234,7 +228,7 @@ def _open_curtain(points: np.ndarray, skin: CapsuleMap, rng: np.random.Generator
 # ---------------------------------------------------------------- ropes and gathered hair
 
 
-def grow_ropes(head: Any, roots: Roots, style: HairStyle, skin: CapsuleMap, rng: np.random.Generator) -> Strands:
+def grow_ropes(head: Head, roots: Roots, style: HairStyle, skin: CapsuleMap, rng: np.random.Generator) -> Strands:
     """Locs and braids: each guide is a rope of strands that wind about its path; cornrows keep to the scalp."""
     if style.ropes == "cornrows":
         paths = _cornrow_paths(head, style, skin)
@@ -258,7 +252,7 @@ def grow_ropes(head: Any, roots: Roots, style: HairStyle, skin: CapsuleMap, rng:
     return Strands(points.reshape(-1, len(t), 3).astype(np.float32), style.width, "hair")
 
 
-def _cornrow_paths(head: Any, style: HairStyle, skin: CapsuleMap, rows: int = 15) -> np.ndarray:
+def _cornrow_paths(head: Head, style: HairStyle, skin: CapsuleMap, rows: int = 15) -> np.ndarray:
     """(rows, S, 3): rows from the hairline over the scalp to the nape, then hanging for `style.length`."""
     pool = head.roots
     inside = scalp_value(pool.rest, style) > 0.05
@@ -285,7 +279,7 @@ def _cornrow_paths(head: Any, style: HairStyle, skin: CapsuleMap, rows: int = 15
     return np.stack(paths).astype(np.float32)
 
 
-def _gathered(head: Any, style: HairStyle, rng: np.random.Generator, count: int = 900) -> np.ndarray:
+def _gathered(head: Head, style: HairStyle, rng: np.random.Generator, count: int = 900) -> np.ndarray:
     """(count, S, 3): the knot of a bun, wound about its axis, or a ponytail."""
     knot = _knot(head, style)
     t = np.linspace(0, 1, 11, dtype=np.float32)[:, None]
@@ -294,7 +288,7 @@ def _gathered(head: Any, style: HairStyle, rng: np.random.Generator, count: int 
         fall = style.length * (1 - 0.35 * rng.random((count, 1, 1)) ** 2)
         points = knot + 0.05 * rng.normal(size=(count, 1, 3)) + start * t * 0.7 - UP * t**2 * fall
         return (points + 0.04 * t * rng.normal(size=(count, 1, 3))).astype(np.float32)
-    axis = _unit(np.array([0, knot[1] - _eyes(head)[1], -1.4]))
+    axis = _unit(np.array([0, knot[1] - head.eyes[1], -1.4]))
     turn = rng.uniform(0, 2 * np.pi, (count, 1)) + 1.6 * t[:, 0]
     tilt = rng.uniform(0, 2 * np.pi, (count, 1)) + 0.8 * t[:, 0]
     thick = 0.16 * np.sqrt(rng.uniform(0.5, 1, (count, 1)))
@@ -306,7 +300,7 @@ def _gathered(head: Any, style: HairStyle, rng: np.random.Generator, count: int 
 # ---------------------------------------------------------------- brows, beard, lashes
 
 
-def grow_brows(head: Any, female: float, age: float, rng: np.random.Generator) -> Strands:
+def grow_brows(head: Head, female: float, age: float, rng: np.random.Generator) -> Strands:
     """Two brows: upright at the nose, lying outwards along the arch, thin at the outer end and at the rims."""
     pool = head.brow_roots
     inner, outer = rng.uniform(0.10, 0.17), rng.uniform(0.53, 0.62)
@@ -321,7 +315,7 @@ def grow_brows(head: Any, female: float, age: float, rng: np.random.Generator) -
         * (along < 1)
         * (pool.rest[:, 2] > 0.9)
     )
-    density *= rng.uniform(0.13, 0.32) * (1 - 0.25 * smooth_step(0.75, 1.0, np.float32(age)))
+    density *= rng.uniform(0.13, 0.32) * (1 - 0.25 * smooth_step(0.75, 1.0, np.asarray(age, np.float32)))
     chosen = np.flatnonzero(density > rng.random(len(density)))[:800]
     roots, along = _at(head, pool, chosen), np.clip(along[chosen, None], 0, 1)
     side = np.sign(pool.rest[chosen, :1])
@@ -331,7 +325,7 @@ def grow_brows(head: Any, female: float, age: float, rng: np.random.Generator) -
     return Strands(points, 1.1, "brow")
 
 
-def grow_beard(head: Any, style: HairStyle, rng: np.random.Generator) -> list[Strands]:
+def grow_beard(head: Head, style: HairStyle, rng: np.random.Generator) -> list[Strands]:
     """The beard's strands; none for shaved skin (which `beard_cover` shades)."""
     if style.beard_length == 0:
         return []
@@ -352,7 +346,7 @@ def grow_beard(head: Any, style: HairStyle, rng: np.random.Generator) -> list[St
     return [Strands(points.astype(np.float32), 0.5 if style.beard == "stubble" else 0.85, "beard")]
 
 
-def grow_lashes(head: Any, female: float, rng: np.random.Generator) -> list[Strands]:
+def grow_lashes(head: Head, female: float, rng: np.random.Generator) -> list[Strands]:
     """Upper and lower lashes between neighboring root-to-end pairs of the lash planes."""
     strands = []
     for root, end, upper in head.lashes:
@@ -386,16 +380,12 @@ def _short_strands(
 # ---------------------------------------------------------------- small things
 
 
-def _at(head: Any, pool: Any, chosen: np.ndarray) -> Roots:
+def _at(head: Head, pool: Pool, chosen: np.ndarray) -> Roots:
     """The pool's roots `chosen` on this head."""
     corners, weights = pool.corners[chosen], pool.weights[chosen]
     position = np.einsum("nk,nki->ni", weights, head.vertices[corners])
     normal = _unit(np.einsum("nk,nki->ni", weights, head.normals[corners]))
     return Roots(position, normal, pool.rest[chosen])
-
-
-def _eyes(head: Any) -> np.ndarray:
-    return 0.5 * (head.eye_left + head.eye_right)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .hair import Strands
+from ..head.hair import Strands
+from ..mesh.template import Template
 from .light import KEYS, Environment
-from .template import Template
 
 TILE = 120  # px of a light's shadow map
 REACH = 2.15  # dm from the middle of the map to its sides

@@ -1,143 +1,24 @@
-"""Glasses, hats, earrings and scarves: what is drawn, and their meshes on one head, in dm, in the identity's own space.
+"""Meshes of glasses, earrings and scarves on one head, in dm, in the identity's own space, and hair under a hat.
 
-Scarves, like hats, are grids over the `CapsuleMap` of the head, at some distance from the skin. Everything is drawn
-independently of skin tone; hats and earrings depend on sex as they do in life.
+Scarves, like hats, are grids over the `CapsuleMap` of the head, at some distance from the skin.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from .capsule import CapsuleMap, capsule_map
+from ..mesh.basis import SKIN
+from ..mesh.capsule import CapsuleMap
+from ..mesh.surfaces import Mesh, Surface, ball, grid_mesh, linear, tube
+from ..person.accessories import GLASSES, Accessories
 from .hair import Strands
 from .hats import chin_level, hat_meshes, uncovered
-from .surfaces import Color, Mesh, Surface, ball, grid_mesh, linear, tube
-
-SHARES = {"glasses": 0.16, "hat": 0.12, "scarf": 0.08}
-EARRING_SHARES = (0.06, 0.24)  # of men, of women
-
-# kind: (weight, exponent of the rim's superellipse, height over width, radius of the rim or 0, opacity of the lenses)
-GLASSES = {
-    "round": (0.22, (2.0, 2.3), (0.9, 1.0), (0.010, 0.020), 0.10),
-    "oval": (0.25, (2.4, 3.2), (0.70, 0.82), (0.012, 0.028), 0.10),
-    "square": (0.25, (4.0, 6.0), (0.68, 0.85), (0.016, 0.034), 0.10),
-    "rimless": (0.10, (3.0, 4.5), (0.62, 0.75), (0.004, 0.005), 0.12),
-    "sunglasses": (0.18, (2.6, 4.0), (0.74, 0.95), (0.012, 0.032), 0.88),
-}
-FRAME_COLORS: list[Color] = [(0.04, 0.04, 0.045), (0.04, 0.04, 0.045), (0.25, 0.14, 0.08), (0.55, 0.5, 0.42),
-                               (0.3, 0.3, 0.33), (0.5, 0.1, 0.12), (0.12, 0.16, 0.3)]  # fmt: skip
-LENS_COLORS: list[Color] = [(0.03, 0.03, 0.035), (0.10, 0.06, 0.03), (0.03, 0.06, 0.05)]
-# kind: (weight for men, for women)
-HATS = {
-    "beanie": (0.34, 0.24),
-    "cap": (0.36, 0.16),
-    "wide brim": (0.12, 0.18),
-    "bucket": (0.10, 0.08),
-    "head wrap": (0.05, 0.10),
-    "headscarf": (0.0, 0.24),
-}
-CLOTH_COLORS: list[Color] = [
-    (0.85, 0.85, 0.84), (0.07, 0.07, 0.08), (0.07, 0.07, 0.08), (0.14, 0.18, 0.32), (0.48, 0.12, 0.13),
-    (0.2, 0.3, 0.22), (0.58, 0.52, 0.43), (0.33, 0.34, 0.38), (0.68, 0.48, 0.22), (0.33, 0.22, 0.4), (0.78, 0.62, 0.64),
-    (0.22, 0.46, 0.6),
-    (0.72, 0.66, 0.55), (0.38, 0.25, 0.16),
-]  # fmt: skip
-EARRINGS = {"stud": 0.4, "hoop": 0.35, "drop": 0.25}
-METALS: list[Color] = [(0.85, 0.66, 0.32), (0.78, 0.78, 0.8), (0.78, 0.78, 0.8), (0.9, 0.87, 0.8), (0.35, 0.5, 0.62)]
-SCARVES = {"wool": 0.55, "silk": 0.45}
+from .head import Head
 
 
-@dataclass(frozen=True)
-class Accessories:
-    """What one person wears: kinds ("" for none), colors in sRGB 0..1 and sizes in dm."""
-
-    glasses: str = ""
-    frame_color: Color = (0.0, 0.0, 0.0)
-    lens_color: Color = (0.0, 0.0, 0.0)
-    lens_exponent: float = 2.0
-    lens_height: float = 1.0
-    rim: float = 0.0
-    hat: str = ""
-    hat_color: Color = (0.0, 0.0, 0.0)
-    hat_trim: Color = (0.0, 0.0, 0.0)
-    hat_size: float = 0.5  # 0..1: slouch of a beanie, width of a brim, height of a wrap
-    hat_turn: float = 0.0  # radians the hat is turned about the head
-    earrings: str = ""
-    earring_color: Color = (0.0, 0.0, 0.0)
-    earring_size: float = 0.0
-    scarf: str = ""
-    scarf_color: Color = (0.0, 0.0, 0.0)
-    scarf_size: float = 0.0
-
-    def describe(self) -> dict[str, Any]:
-        """The kinds and main colors as JSON-able values."""
-        words = {name: getattr(self, name) for name in ("glasses", "hat", "earrings", "scarf")}
-        colors = {"hat": self.hat_color, "scarf": self.scarf_color}
-        return words | {f"{name}_color": [round(c, 3) for c in color] for name, color in colors.items() if words[name]}
-
-
-# ---------------------------------------------------------------- drawing
-
-
-def draw_accessories(rng: np.random.Generator, attributes: Any) -> Accessories:
-    """Random glasses, hat, earrings and scarf for a person of `attributes.female` (0..1)."""
-    female = attributes.female
-    worn: dict[str, Any] = {}
-    if rng.random() < SHARES["glasses"]:
-        worn |= _draw_glasses(rng)
-    if rng.random() < SHARES["hat"]:
-        worn |= {
-            "hat": _pick(rng, {kind: man * (1 - female) + woman * female for kind, (man, woman) in HATS.items()}),
-            "hat_color": _color(rng, CLOTH_COLORS),
-            "hat_trim": _color(rng, CLOTH_COLORS),
-            "hat_size": float(rng.random()),
-            "hat_turn": float(rng.normal(0, 0.06)),
-        }
-    if rng.random() < EARRING_SHARES[0] * (1 - female) + EARRING_SHARES[1] * female:
-        worn |= {
-            "earrings": _pick(rng, EARRINGS),
-            "earring_color": _color(rng, METALS),
-            "earring_size": float(rng.random()) * (0.4 + 0.6 * female),
-        }
-    if rng.random() < SHARES["scarf"]:
-        worn |= {
-            "scarf": _pick(rng, SCARVES),
-            "scarf_color": _color(rng, CLOTH_COLORS),
-            "scarf_size": float(rng.random()),
-        }
-    return Accessories(**worn)
-
-
-def _draw_glasses(rng: np.random.Generator) -> dict[str, Any]:
-    kind = _pick(rng, {name: weight for name, (weight, *_) in GLASSES.items()})
-    _, exponent, height, rim, _ = GLASSES[kind]
-    return {
-        "glasses": kind,
-        "frame_color": _color(rng, FRAME_COLORS),
-        "lens_color": _color(rng, LENS_COLORS) if kind == "sunglasses" else (0.6, 0.65, 0.65),
-        "lens_exponent": float(rng.uniform(*exponent)),
-        "lens_height": float(rng.uniform(*height)),
-        "rim": float(rng.uniform(*rim)),
-    }
-
-
-def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
-    shares = np.array(list(weights.values()))
-    return list(weights)[rng.choice(len(shares), p=shares / shares.sum())]
-
-
-def _color(rng: np.random.Generator, palette: list[Color]) -> Color:
-    red, green, blue = np.clip(np.array(palette[rng.integers(len(palette))]) * rng.uniform(0.85, 1.15), 0, 1)
-    return float(red), float(green), float(blue)
-
-
-# ---------------------------------------------------------------- on the head
-
-
-def build(accessories: Accessories, head: Any) -> list[Mesh]:
+def build(accessories: Accessories, head: Head) -> list[Mesh]:
     """The meshes of everything worn; opaque ones first, lenses last."""
-    skin = capsule_map(head)
+    skin = head.skin_map
     meshes = []
     if accessories.hat:
         meshes += hat_meshes(accessories, head, skin)
@@ -150,11 +31,12 @@ def build(accessories: Accessories, head: Any) -> list[Mesh]:
     return meshes
 
 
-def tuck_hair(accessories: Accessories, head: Any, strands: list[Strands]) -> list[Strands]:
+def tuck_hair(accessories: Accessories, head: Head, strands: list[Strands]) -> list[Strands]:
     """Strands under the hat: those wholly covered go, the others are pressed to the head there and near the rim."""
     if not accessories.hat:
         return strands
-    skin, distance_outside, tucked = capsule_map(head), uncovered(accessories, head), []
+    skin, distance_outside = head.skin_map, uncovered(accessories, head)
+    tucked: list[Strands] = []
     scarfed = accessories.hat == "headscarf"  # holds all hair of the scalp; other hats let long hair out
     for group in strands:
         if scarfed and group.kind == "hair":
@@ -172,7 +54,7 @@ def tuck_hair(accessories: Accessories, head: Any, strands: list[Strands]) -> li
 # ---------------------------------------------------------------- scarves, earrings
 
 
-def _scarf(worn: Accessories, head: Any, skin: CapsuleMap) -> list[Mesh]:
+def _scarf(worn: Accessories, head: Head, skin: CapsuleMap) -> list[Mesh]:
     """Two windings about the neck in folds, and an end that hangs on the chest."""
     wool = worn.scarf == "wool"
     thick = 0.16 + 0.08 * worn.scarf_size if wool else 0.09 + 0.05 * worn.scarf_size
@@ -196,9 +78,9 @@ def _scarf(worn: Accessories, head: Any, skin: CapsuleMap) -> list[Mesh]:
     return meshes
 
 
-def _lobes(head: Any) -> list[tuple[np.ndarray, float]]:
+def _lobes(head: Head) -> list[tuple[np.ndarray, float]]:
     """For each ear the lobe's outer side and the side's sign (+1 the subject's left)."""
-    ear = (head.masks["ears"] > 0.5) & (head.part == 0) & (head.rest[:, 1] < 6.98)
+    ear = (head.masks["ears"] > 0.5) & (head.part == SKIN) & (head.rest[:, 1] < 6.98)
     lobes = []
     for side in (1.0, -1.0):
         points = head.vertices[ear & (head.rest[:, 0] * side > 0.5)]
@@ -207,7 +89,7 @@ def _lobes(head: Any) -> list[tuple[np.ndarray, float]]:
     return lobes
 
 
-def _earrings(worn: Accessories, head: Any) -> list[Mesh]:
+def _earrings(worn: Accessories, head: Head) -> list[Mesh]:
     color, meshes = linear(worn.earring_color), []
     for lobe, side in _lobes(head):
         outward = np.array([side, 0.0, 0.0])
@@ -228,15 +110,15 @@ def _earrings(worn: Accessories, head: Any) -> list[Mesh]:
             length = 0.15 + 0.3 * worn.earring_size
             t = np.linspace(0.001, 1, 14)
             path = lobe + 0.03 * outward - np.stack([0 * t, t * length, 0 * t], 1)
-            radius = 0.008 + (0.03 + 0.03 * worn.earring_size) * np.sqrt(np.maximum(t**3 * (1 - t) * 9.5, 0))
-            meshes.append(grid_mesh(*tube(path, radius), color, 0.9))
+            girth = 0.008 + (0.03 + 0.03 * worn.earring_size) * np.sqrt(np.maximum(t**3 * (1 - t) * 9.5, 0))
+            meshes.append(grid_mesh(*tube(path, girth), color, 0.9))
     return meshes
 
 
 # ---------------------------------------------------------------- glasses
 
 
-def _glasses(worn: Accessories, head: Any, skin: CapsuleMap) -> list[Mesh]:
+def _glasses(worn: Accessories, head: Head, skin: CapsuleMap) -> list[Mesh]:
     """Rims or bare lenses before the eyes, a bridge over the nose and temples to the ears."""
     eyes = 0.5 * (head.eye_left + head.eye_right)
     half = 0.40 * float(np.linalg.norm(head.eye_left - head.eye_right))
@@ -267,9 +149,9 @@ def _glasses(worn: Accessories, head: Any, skin: CapsuleMap) -> list[Mesh]:
     return [grid_mesh(*bar, color, 0.6) for bar in frame] + lenses
 
 
-def _lens_plane(head: Any, eyes: np.ndarray, half: float) -> float:
+def _lens_plane(head: Head, eyes: np.ndarray, half: float) -> float:
     """Z of the lenses: just before cheeks and brows, but no nearer than 2.2 cm before the eyes' middles."""
-    near = (head.part == 0) & (np.abs(head.vertices[:, 1] - eyes[1]) < 0.8 * half)
+    near = (head.part == SKIN) & (np.abs(head.vertices[:, 1] - eyes[1]) < 0.8 * half)
     lateral = np.abs(head.vertices[:, 0] - eyes[0])
     near &= (lateral > 0.16) & (lateral < 2.4 * half)
     return float(np.clip(head.vertices[near, 2].max() + 0.03, eyes[2] + 0.22, eyes[2] + 0.36))

@@ -35,7 +35,7 @@ def beard_cover(style: HairStyle, rest: np.ndarray) -> np.ndarray:
     cheek = np.interp(angle, [0, 0.25, 0.45, 0.7, 1.0, 1.3, 1.5], [6.80, 6.80, 6.70, 6.70, 6.86, 7.2, 7.2])
     throat = smooth_step(6.48, 6.64, y + 0.45 * z)
     jaw = smooth_step(cheek + 0.03, cheek - 0.10, y) * throat * smooth_step(1.50, 1.38, angle)
-    moustache = smooth_step(0.34, 0.27, side) * smooth_step(6.70, 6.73, y) * smooth_step(6.87, 6.81, y) * (z > 1.2)
+    mustache = smooth_step(0.34, 0.27, side) * smooth_step(6.70, 6.73, y) * smooth_step(6.87, 6.81, y) * (z > 1.2)
     chin = smooth_step(0.30, 0.22, side) * smooth_step(6.54, 6.44, y) * throat
     ring = (
         smooth_step(0.40, 0.33, side)
@@ -44,11 +44,11 @@ def beard_cover(style: HairStyle, rest: np.ndarray) -> np.ndarray:
         * smooth_step(6.84, 6.78, y)
         * (z > 1.1)
     )
-    full = np.maximum(jaw, moustache)
+    full = np.maximum(jaw, mustache)
     if style.beard == "goatee":
-        return np.maximum.reduce([chin, ring, moustache])
-    if style.beard == "moustache":
-        return moustache
+        return np.maximum.reduce([chin, ring, mustache])
+    if style.beard == "mustache":
+        return mustache
     if style.beard == "chin strap":
         return np.maximum(
             jaw * smooth_step(cheek - 0.12, cheek - 0.22, y) * smooth_step(0.15, 0.35, angle), chin * (y < 6.35)

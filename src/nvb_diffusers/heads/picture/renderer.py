@@ -1,22 +1,24 @@
 """Draws scenes through OpenGL without a window, on a GPU or in software (EGL)."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import moderngl
 import numpy as np
 
+from ..head.hair import Strands
+from ..head.skin import face_places
+from ..mesh.basis import LEFT_EYE, RIGHT_EYE, TEETH, TONGUE
+from ..mesh.surfaces import Mesh
+from ..mesh.template import Template
+from ..person.clothes import PATTERNS, THICKNESS
+from ..person.skin import SkinLook
 from . import shaders
 from .backdrop import SPAN_DEG
 from .bake import TILE, StrandPoints, light_projections, light_strands, light_surface, strand_points, visibility
-from .basis import LEFT_EYE, RIGHT_EYE, TEETH, TONGUE
 from .cameras import FOCAL, RADIUS
-from .clothes import PATTERNS, THICKNESS
-from .hair import Strands
 from .light import AROUND, KEYS
 from .scene import Scene
-from .skin import SkinLook, face_places
-from .template import Template
 
 DEPTH_SCALE = 10_000  # steps of the depth picture in a world unit
 NEAR, FAR = 3.5, 4.5  # dm of the world before and behind the origin that is drawn
@@ -26,6 +28,8 @@ SHADOW_STRANDS = 400  # that a light's map is drawn with
 TAPER = {"hair": 0.7, "brow": 0.3, "beard": 0.8, "lash": 0.6}  # share of its width that a strand loses to its end
 HIDDEN = 0.15  # dm below the neckline, from which no skin shows
 TOOTH = (0.78, 0.72, 0.62)
+
+Held = TypeVar("Held", moderngl.Buffer, moderngl.Texture, moderngl.VertexArray)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Picture:
 def open_context() -> moderngl.Context:
     """An OpenGL context without a window."""
     try:
-        return moderngl.create_context(standalone=True, backend="egl")
+        return moderngl.create_context(standalone=True, backend="egl")  # type: ignore[arg-type]  # annotated as if each setting were a dict
     except Exception as error:  # moderngl raises a plain Exception
         raise ValueError(
             f"no OpenGL through EGL ({error}): install a GPU driver with EGL, or for rendering in software "
@@ -74,7 +78,7 @@ class Renderer:
         self.noise.filter = (moderngl.LINEAR, moderngl.LINEAR)
         self._compile()
         self._allocate()
-        self.held: list[Any] = []  # of the loaded scene
+        self.held: list[moderngl.Buffer | moderngl.Texture | moderngl.VertexArray] = []  # of the loaded scene
 
     def _compile(self) -> None:
         def program(vertex: str, fragment: str) -> moderngl.Program:
@@ -122,7 +126,9 @@ class Renderer:
         self.parts = {kind: self._bind(self.surfaces[kind], self.buffers, index) for kind, index in triangles.items()}
         self.shadow_head = self._bind(self.shadow, self.buffers, template.shadow_triangles)
 
-    def _bind(self, program: moderngl.Program, buffers: dict[str, moderngl.Buffer], index: Any) -> moderngl.VertexArray:
+    def _bind(
+        self, program: moderngl.Program, buffers: dict[str, moderngl.Buffer], index: np.ndarray | moderngl.Buffer
+    ) -> moderngl.VertexArray:
         """Connect those buffers, one of floats for each name, that the program reads."""
         formats = {"look": "4f" if program is self.strand else "3f", "light": "4f"}
         content = [(buffer, formats.get(name, "3f"), name) for name, buffer in buffers.items() if name in program]
@@ -155,12 +161,13 @@ class Renderer:
         self.buffers["light"].write(light)
         self._write_colors(scene, vertices)
         self._load_skin(scene, vertices)
+        lit_strands, lit_worn = seen[1 : 1 + len(chosen)], seen[1 + len(chosen) :]
         self.strands = [
-            self._load_strands(scene, *strand, points, lit)
-            for strand, points, lit in zip(strands, chosen, seen[1 : 1 + len(chosen)], strict=True)
+            self._load_strands(scene, strand, points, lit_points, lit)
+            for (strand, points), lit_points, lit in zip(strands, chosen, lit_strands, strict=True)
         ]
         self.worn = [
-            self._load_worn(scene, *mesh, lit) for mesh, lit in zip(worn, seen[1 + len(chosen) :], strict=True)
+            self._load_worn(scene, mesh, points, lit) for (mesh, points), lit in zip(worn, lit_worn, strict=True)
         ]
         height, width, _ = environment.backdrop.shape
         self.backdrop = self._hold(self.context.texture((width, height), 3, environment.backdrop))
@@ -177,14 +184,17 @@ class Renderer:
         chosen = np.linspace(0, points.shape[1] - 1, 3).round().astype(int)
         return replace(strands, points=np.ascontiguousarray(points[:, chosen]))
 
-    def _hold(self, thing: Any) -> Any:
+    def _hold(self, thing: Held) -> Held:
+        """Keep a thing until the next scene is loaded."""
         self.held.append(thing)
         return thing
 
     def _buffer(self, values: np.ndarray) -> moderngl.Buffer:
         return self._hold(self.context.buffer(np.ascontiguousarray(values)))
 
-    def _draw_shadows(self, projections: np.ndarray, strands: list[Any], worn: list[Any]) -> np.ndarray:
+    def _draw_shadows(
+        self, projections: np.ndarray, strands: list[tuple[Strands, np.ndarray]], worn: list[tuple[Mesh, np.ndarray]]
+    ) -> np.ndarray:
         """(L, TILE, TILE) depth of what each light sees of skin, hair and what is worn."""
         context = self.context
         casters = [(self.shadow_head, moderngl.TRIANGLES, 1.0)]
@@ -203,7 +213,7 @@ class Renderer:
         context.enable_only(moderngl.DEPTH_TEST)
         for light, projection in enumerate(projections):
             self.shadows.viewport = (light % 4 * TILE, light // 4 * TILE, TILE, TILE)
-            self.shadow["projection"].write(projection.T.tobytes())
+            _set(self.shadow, projection=projection.T)
             for array, mode, width in casters:
                 context.line_width = width
                 array.render(mode)
@@ -232,8 +242,8 @@ class Renderer:
         self.skin_corner, self.skin_normal = a, np.cross(b - a, c - a)
 
     def _load_strands(
-        self, scene: Scene, strand: Any, points: np.ndarray, chosen: StrandPoints, seen: np.ndarray
-    ) -> Any:
+        self, scene: Scene, strand: Strands, points: np.ndarray, chosen: StrandPoints, seen: np.ndarray
+    ) -> tuple[moderngl.VertexArray, float, float, np.ndarray, np.ndarray]:
         """Lines of one group of strands, with width and colors."""
         lit = light_strands(chosen, points, seen, scene.environment)
         colors = scene.attributes.hair_colors
@@ -255,7 +265,9 @@ class Renderer:
         array = self._hold(self._bind(self.strand, buffers, _segments(count, steps)))
         return array, strand.width_px * self.finer_size / 512, TAPER[strand.kind], root, tip
 
-    def _load_worn(self, scene: Scene, mesh: Any, points: np.ndarray, seen: np.ndarray) -> Any:
+    def _load_worn(
+        self, scene: Scene, mesh: Mesh, points: np.ndarray, seen: np.ndarray
+    ) -> tuple[moderngl.VertexArray, Mesh]:
         """One thing worn: its triangles and the mesh it comes from."""
         environment = scene.environment
         cosine = np.clip((mesh.normals @ environment.directions.T + 0.1) / 1.1, 0, 1)
@@ -306,10 +318,9 @@ class Renderer:
                 [0, 0, -1, 0],
             ]
         )
-        projection = (lens @ np.linalg.inv(pose)).T.astype("f4").tobytes()
+        projection = (lens @ np.linalg.inv(pose)).T
         for program in (*self.surfaces.values(), self.strand):
-            program["projection"].write(projection)
-            _set(program, eye=pose[:3, 3])
+            _set(program, projection=projection, eye=pose[:3, 3])
 
         self.finer.use()
         self.finer.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
@@ -323,8 +334,7 @@ class Renderer:
         for unit, texture in enumerate((self.finer_color, self.finer_depth, self.backdrop)):
             texture.use(unit)
         depth_range = np.array([near * far / (far - near) * scale * DEPTH_SCALE, far / (far - near)])
-        self.resolve["rotation"].write(pose[:3, :3].T.astype("f4").tobytes())
-        _set(self.resolve, range=depth_range)
+        _set(self.resolve, rotation=pose[:3, :3].T, range=depth_range)
         self.screen.render()
         size = self.size
         rgba = np.frombuffer(self.picture.read(), np.uint8).reshape(size, size, 4)[::-1]
@@ -373,7 +383,7 @@ def _set(program: moderngl.Program, **values: Any) -> None:
     """Set those uniforms that the program has."""
     for name, value in values.items():
         member = program.get(name, None)
-        if member is not None:
+        if isinstance(member, moderngl.Uniform):
             if isinstance(value, np.ndarray):
                 member.write(value.astype("f4").tobytes())
             else:

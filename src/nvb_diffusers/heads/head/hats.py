@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .capsule import CapsuleMap, capsule_map
-from .surfaces import Mesh, ball, grid_mesh, linear
-
-if TYPE_CHECKING:
-    from .accessories import Accessories
+from ..mesh.basis import SKIN
+from ..mesh.capsule import CapsuleMap
+from ..mesh.surfaces import Mesh, ball, grid_mesh, linear
+from ..person.accessories import Accessories
+from .head import Head
 
 Rim = Callable[[np.ndarray], np.ndarray]  # a hat's lower rim: its station at azimuths
 HEM = 3.0  # a headscarf's hem below the middle of its opening, over half the opening's height
@@ -31,9 +30,9 @@ CROWN = [(-0.03, 0.03), (0.1, 0.06), (0.25, 0.12), (0.4, 0.20), (0.52, 0.28), (0
 BAND = [(-0.03, 0.03), (-0.03, 0.05), (0.02, 0.06), (0.14, 0.10), (0.15, 0.06)]
 
 
-def uncovered(worn: "Accessories", head: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def uncovered(worn: Accessories, head: Head) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """How far a place (azimuth, station) is outside of the hat, in about dm; 0 or less under it."""
-    skin = capsule_map(head)
+    skin = head.skin_map
     if worn.hat != "headscarf":
         rim = _rim(worn, head, skin)
         return lambda azimuth, station: rim(azimuth) - station
@@ -44,7 +43,7 @@ def uncovered(worn: "Accessories", head: Any) -> Callable[[np.ndarray, np.ndarra
     )
 
 
-def brow_top(head: Any) -> float:
+def brow_top(head: Head) -> float:
     """The level (y) of the brows' upper rim."""
     pool = head.brow_roots
     upper = np.flatnonzero((pool.rest[:, 1] > 7.53) & (pool.rest[:, 1] < 7.6))[::8]
@@ -58,7 +57,7 @@ def _station_of_level(skin: CapsuleMap, azimuth: float, level: float) -> float:
     return float(np.interp(level, levels, stations))
 
 
-def _rim(worn: "Accessories", head: Any, skin: CapsuleMap) -> Rim:
+def _rim(worn: Accessories, head: Head, skin: CapsuleMap) -> Rim:
     """A hat's lower rim: its station at azimuths."""
     above, back = RIMS[worn.hat]
     front = _station_of_level(skin, 0.0, brow_top(head) + above)
@@ -99,7 +98,7 @@ def _fine_profile(profile: list[tuple[float, float]], step: float = 0.06) -> tup
     return share, height
 
 
-def hat_meshes(worn: "Accessories", head: Any, skin: CapsuleMap) -> list[Mesh]:
+def hat_meshes(worn: Accessories, head: Head, skin: CapsuleMap) -> list[Mesh]:
     """The meshes of a hat, its crown first."""
     if worn.hat == "headscarf":
         return [_headscarf(worn, head, skin)]
@@ -108,7 +107,7 @@ def hat_meshes(worn: "Accessories", head: Any, skin: CapsuleMap) -> list[Mesh]:
     return makers[worn.hat](worn, skin, rim)
 
 
-def _beanie(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
+def _beanie(worn: Accessories, skin: CapsuleMap, rim: Rim) -> list[Mesh]:
     """A knitted cap, from tight to slouchy, with a turned-up cuff."""
     slouch, color = worn.hat_size, linear(worn.hat_color)
     knit = lambda azimuth, way: 0.010 * np.cos(60 * azimuth) * (way < 0.97)  # noqa: E731
@@ -121,7 +120,7 @@ def _beanie(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
     ]
 
 
-def _cap(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
+def _cap(worn: Accessories, skin: CapsuleMap, rim: Rim) -> list[Mesh]:
     """A baseball cap with its visor and the button on top."""
     color = linear(worn.hat_color)
     trim = linear(worn.hat_trim) if worn.hat_size > 0.5 else color
@@ -132,14 +131,14 @@ def _cap(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
             grid_mesh(*ball(top, 0.045), color, 0.05)]  # fmt: skip
 
 
-def _bucket(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
+def _bucket(worn: Accessories, skin: CapsuleMap, rim: Rim) -> list[Mesh]:
     """A soft hat with a flat top and a brim that slopes down."""
     color = linear(worn.hat_color)
     brim = _brim(skin, rim, 0.4, 0.0, np.pi, 0.3 + 0.15 * worn.hat_size, 0.7, color)
     return [grid_mesh(_shell(skin, rim, BUCKET, 72, 0.4), True, skin.center, color, 0.0), brim]
 
 
-def _wide_brim(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
+def _wide_brim(worn: Accessories, skin: CapsuleMap, rim: Rim) -> list[Mesh]:
     """A hat with a band about its crown and a wide, nearly level brim."""
     color = linear(worn.hat_color)
     return [
@@ -149,7 +148,7 @@ def _wide_brim(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
     ]
 
 
-def _head_wrap(worn: "Accessories", skin: CapsuleMap, rim: Rim) -> list[Mesh]:
+def _head_wrap(worn: Accessories, skin: CapsuleMap, rim: Rim) -> list[Mesh]:
     """Cloth wound about the head in slanting folds, from a flat to a tall wrap."""
     lift = 0.05 + 0.4 * worn.hat_size
     share = np.linspace(0, 1, 24)
@@ -191,20 +190,20 @@ def _brim(
     return grid_mesh(sheet, full, np.concatenate([0.5 * (lower + upper)] * 2) - outward * 0.02, color, 0.05)
 
 
-def _opening(head: Any, skin: CapsuleMap) -> tuple[float, float, float]:
+def _opening(head: Head, skin: CapsuleMap) -> tuple[float, float, float]:
     """A headscarf's opening for the face: half its width in azimuth, half its height and its middle in station."""
     top = _station_of_level(skin, 0.0, brow_top(head) + 0.22)
     bottom = chin_level(head) - skin.center[1] + 0.06
     return 0.92, 0.5 * (top - bottom), 0.5 * (top + bottom)
 
 
-def chin_level(head: Any) -> float:
+def chin_level(head: Head) -> float:
     """The level of the chin's lowest point."""
-    near = (head.part == 0) & (np.abs(head.rest[:, 0]) < 0.12) & (head.rest[:, 2] > 1.2)
+    near = (head.part == SKIN) & (np.abs(head.rest[:, 0]) < 0.12) & (head.rest[:, 2] > 1.2)
     return float(head.vertices[near & (head.rest[:, 1] < 6.5), 1].min())
 
 
-def _headscarf(worn: "Accessories", head: Any, skin: CapsuleMap, columns: int = 128, rows: int = 24) -> Mesh:
+def _headscarf(worn: Accessories, head: Head, skin: CapsuleMap, columns: int = 128, rows: int = 24) -> Mesh:
     """Rays in the plane of azimuth and station run from the opening's oval to the crown, the back and the hem below."""
     across, along, center = _opening(head, skin)
     around = (np.arange(columns) + 0.5) * 2 * np.pi / columns  # never straight up or to the side

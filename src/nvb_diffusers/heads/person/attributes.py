@@ -1,18 +1,14 @@
-"""What is drawn for an identity, before any geometry: who they are, what they do and what they wear.
+"""What is drawn for an identity, before any geometry: who they are, what they do and what they wear."""
 
-Everything random of an identity comes from `stream(seed, identity, purpose)`: independent streams, so that a change to
-one thing (say, the clothes) leaves all others as they were, and so that it does not matter which process renders whom.
-"""
-
-import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .accessories import Accessories, draw_accessories
+from .chance import stream
 from .clothes import Clothes, draw_clothes
-from .hair import HairColors, HairStyle, draw_colors, draw_hairstyle
+from .hairstyles import HairColors, HairStyle, draw_colors, draw_hairstyle
 from .skin import SkinLook, draw_skin
 
 # Activations of expression units at full strength; "Both" stands for the left and the right one.
@@ -71,7 +67,7 @@ class Attributes:
     hairstyle: HairStyle
     hair_colors: HairColors
     clothes: Clothes
-    accessories: Accessories | None = None
+    accessories: Accessories
 
     def describe(self) -> dict[str, Any]:
         """What goes into the metadata."""
@@ -86,25 +82,21 @@ class Attributes:
             "hair": self.hairstyle.kind,
             "beard": self.hairstyle.beard,
             "clothes": self.clothes.cut,
-            **{kind: getattr(self.accessories, kind) for kind in ("glasses", "hat", "earrings", "scarf")},
+            **self.accessories.describe(),
         }
-
-
-def stream(seed: int, identity: int, purpose: str) -> np.random.Generator:
-    """The random numbers of one identity for one purpose."""
-    return np.random.default_rng([seed, identity, zlib.crc32(purpose.encode())])
 
 
 def draw_attributes(seed: int, identity: int) -> Attributes:
     """Everything that is drawn for an identity but its shape, hair strands, light and cameras."""
     rng = stream(seed, identity, "person")
-    age, female, ancestry = _draw_age(rng), float(rng.beta(0.25, 0.25)), rng.gamma(0.45, size=3) + 1e-4
-    ancestry = tuple((ancestry / ancestry.sum()).tolist())
+    age, female, parts = _draw_age(rng), float(rng.beta(0.25, 0.25)), rng.gamma(0.45, size=3) + 1e-4
+    african, asian, caucasian = (parts / parts.sum()).tolist()
+    ancestry = (african, asian, caucasian)
     kinds, shares = list(EXPRESSIONS), [share for share, _ in EXPRESSIONS.values()]
     skin = draw_skin(stream(seed, identity, "skin"), age, female, ancestry)
-    fairness = ancestry[2] * (1 - skin.melanin)
+    fairness = caucasian * (1 - skin.melanin)
     hair_rng = stream(seed, identity, "hair style")
-    attributes = Attributes(
+    return Attributes(
         age=age,
         female=female,
         ancestry=ancestry,
@@ -116,11 +108,11 @@ def draw_attributes(seed: int, identity: int) -> Attributes:
         neck_deg=tuple(np.clip(rng.normal(0, (9, 3.5, 3)), (-22, -8, -7), (22, 8, 7)).tolist()),
         iris=_draw_iris(rng, fairness),
         skin=skin,
-        hairstyle=draw_hairstyle(hair_rng, female, age, ancestry[0]),
+        hairstyle=draw_hairstyle(hair_rng, female, age, african),
         hair_colors=draw_colors(hair_rng, female, age, fairness),
         clothes=draw_clothes(stream(seed, identity, "clothes")),
+        accessories=draw_accessories(stream(seed, identity, "accessories"), female),
     )
-    return replace(attributes, accessories=draw_accessories(stream(seed, identity, "accessories"), attributes))
 
 
 def _draw_age(rng: np.random.Generator) -> float:

@@ -7,9 +7,6 @@ from the axis. Skull, neck and shoulders have one skin distance for each azimuth
 ears, where the outermost counts.
 """
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
@@ -22,7 +19,7 @@ LATTICE = np.array([(i, j, 4 - i - j) for i in range(5) for j in range(5 - i)], 
 class CapsuleMap:
     """Distance of the skin from the capsule's axis on a regular grid of azimuth and station."""
 
-    def __init__(self, vertices: np.ndarray, triangles: np.ndarray, eyes: np.ndarray):
+    def __init__(self, vertices: np.ndarray, triangles: np.ndarray, eyes: np.ndarray) -> None:
         """Vertices (N, 3) of the skin in dm, triangles (M, 3), eyes (3,): the point between the eyes."""
         self.center = np.array([0.0, eyes[1] + 0.15, eyes[2] - 0.75], np.float32)
         azimuth, station, distance = self.coordinates(_samples(vertices, triangles))
@@ -78,12 +75,6 @@ class CapsuleMap:
         azimuth = azimuth - missing * slope_azimuth / distance
         station = np.minimum(station - missing * slope_station, HIGHEST)
         return self.points(azimuth, station, distance + missing)
-
-
-@lru_cache(maxsize=2)
-def capsule_map(head: Any) -> CapsuleMap:
-    """The map of a head; the same one for all who ask while the head is at work."""
-    return CapsuleMap(head.vertices, head.triangles, 0.5 * (head.eye_left + head.eye_right))
 
 
 def _samples(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:

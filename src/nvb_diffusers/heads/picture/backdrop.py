@@ -41,11 +41,16 @@ def _color(rng: np.random.Generator, low: float, high: float, chroma: float = 0.
     """A color of random brightness (0 to 1) that is a little to strongly tinted."""
     gray = rng.uniform(low, high)
     tint = 1 + chroma * rng.normal(size=3) + warmth * np.array([1, 0.1, -1])
-    return tuple(int(value) for value in np.clip(255 * gray * tint, 0, 250))
+    return _rgb(255 * gray * tint)
 
 
 def _shaded(color: Color, factor: float) -> Color:
-    return tuple(int(np.clip(value * factor, 0, 250)) for value in color)
+    return _rgb(np.array(color) * factor)
+
+
+def _rgb(values: np.ndarray) -> Color:
+    red, green, blue = np.clip(values, 0, 250).astype(int).tolist()
+    return red, green, blue
 
 
 def _gradient(image: np.ndarray, top: Color, bottom: Color, rows: slice) -> None:
@@ -113,7 +118,7 @@ def _paint_shelves(rng: np.random.Generator, image: np.ndarray) -> None:
 
 def _sky(rng: np.random.Generator, image: np.ndarray) -> None:
     level, warmth = rng.uniform(0.55, 0.9), rng.uniform(-0.1, 0.2)
-    zenith = tuple(int(255 * level * share) for share in (0.62 + warmth, 0.78, 0.97))
+    zenith = _rgb(255 * level * np.array([0.62 + warmth, 0.78, 0.97]))
     horizon = _color(rng, 0.65, 0.92, 0.02, warmth * 0.6)
     _gradient(image, zenith, horizon, slice(0, HORIZON + 40))
     image[HORIZON + 40 :] = _color(rng, 0.2, 0.5, 0.06)

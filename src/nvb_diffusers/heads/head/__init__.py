@@ -1,0 +1,1 @@
+"""The geometry of one identity: head, hair and what is worn, and the colors of the skin."""

@@ -1,0 +1,1 @@
+"""What is drawn for one identity, as values, before any geometry."""

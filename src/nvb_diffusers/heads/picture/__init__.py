@@ -1,0 +1,1 @@
+"""Light and pixels: what surrounds a head, and how a camera sees it."""

@@ -160,15 +160,15 @@ def make_loss(step: str, models: Models, scheduler: DDPMScheduler) -> Callable[[
         (model,) = models.trained()
         networks = (model, models.unet, models.image_encoder)
         return lambda batch: train_novel_view.compute_loss(*networks, scheduler, batch, options)[0]
-    null_features = models.image_encoder.null_features(1)
     parts = (models.image_encoder, models.unet, models.latent_head, scheduler)
-    return lambda batch: train_restoration.compute_loss(*parts, batch, null_features, options)[0]
+    return lambda batch: train_restoration.compute_loss(*parts, batch, options)[0]
 
 
 def unet_pass(models: Models, batch: Batch) -> None:
     """Forward and backward of the UNet on the latents of a batch; in step 2 it is frozen and passes gradients on."""
     latents = batch["latents"].flatten(0, -4)  # (N, C, h, w)
-    shape = (len(latents), 64, models.unet.config.cross_attention_dim)
+    length = models.image_encoder.config.feature_size**2
+    shape = (len(latents), length, models.unet.config.cross_attention_dim)
     encoder_hidden_states = torch.zeros(shape, device=latents.device, requires_grad=True)
     timesteps = torch.zeros(len(latents), device=latents.device, dtype=torch.long)
     models.unet(latents, timesteps, encoder_hidden_states).sample.float().square().mean().backward()

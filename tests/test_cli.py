@@ -192,7 +192,7 @@ def test_gflop_of_a_matrix_product_and_of_twice_the_views():
     """Assert that a product of 20x30 and 30x50 counts 60,000 operations, and that guidance-free passes are positive."""
     assert count_gflop(lambda: torch.ones(20, 30) @ torch.ones(30, 50)) == pytest.approx(2 * 20 * 30 * 50 / 1e9)
     gflop = passes_gflop(tiny_pipeline())
-    assert list(gflop) == ["encoder pass", "volume", "view", "UNet step", "decoding"]
+    assert list(gflop) == ["encoder pass", "source", "volume", "view", "UNet step", "decoding"]
     assert min(gflop.values()) > 0
     assert "view" not in passes_gflop(tiny_pipeline(view_transformer=False))
     assert passes_gflop(tiny_pipeline(pixel_restorer=True))["pixel restorer"] > 0

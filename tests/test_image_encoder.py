@@ -39,12 +39,25 @@ def test_paper_size_turns_512_pixels_into_8x8x1024():
 
 
 @pytest.mark.parametrize(
-    ("sample_size", "patch_size", "widths"), [(64, 1, (4, 8, 12, 16)), (64, 8, (8,)), (128, 4, (8, 12, 16))]
+    ("sample_size", "patch_size", "widths", "feature_size"),
+    [
+        (64, 1, (4, 8, 12, 16), 8),
+        (64, 8, (8,), 8),
+        (128, 4, (8, 12, 16), 8),
+        (128, 4, (8, 16), 16),
+        (60, 3, (8, 12, 16), 5),
+    ],
 )
-def test_small_configurations_give_8x8(sample_size, patch_size, widths):
-    """Assert 8x8 features for every way to spend a picture's size on stem and levels."""
-    encoder = small_encoder(sample_size=sample_size, patch_size=patch_size, block_out_channels=widths)
-    assert encoder(pictures(2, sample_size), 5).sample.shape == (2, 20, 8, 8)
+def test_small_configurations_give_the_feature_size(sample_size, patch_size, widths, feature_size):
+    """Assert features of that side for every way to spend a picture's size on stem and levels, with their places."""
+    encoder = small_encoder(
+        sample_size=sample_size,
+        patch_size=patch_size,
+        block_out_channels=widths,
+        feature_size=feature_size,
+        use_place_embedding=True,
+    )
+    assert encoder(pictures(2, sample_size), 5).sample.shape == (2, 20, feature_size, feature_size)
 
 
 def test_the_time_step_changes_the_features():
@@ -128,20 +141,9 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_null_features_are_zeros_or_learned():
-    """Assert zeros by default, and a trained parameter of the features' shape on request."""
-    assert torch.equal(small_encoder().null_features(3), torch.zeros(3, 20, 8, 8))
-    encoder = small_encoder(learned_null=True)
-    torch.nn.init.normal_(encoder.null_embedding)
-    null = encoder.null_features(3)
-    assert torch.equal(null[1], encoder.null_embedding[0])
-    null.sum().backward()
-    torch.testing.assert_close(encoder.null_embedding.grad, torch.full((1, 20, 8, 8), 3.0))
-
-
-def test_position_embedding_is_added_to_the_features():
+def test_place_embedding_is_added_to_the_features():
     """Assert that the features differ from those without it by exactly the embedding."""
-    encoder = small_encoder(position_embedding=True)
+    encoder = small_encoder(use_place_embedding=True)
     with torch.no_grad():
         features = encoder(pictures(), 5).sample
         embedding = encoder.place_embedding.clone()
@@ -172,7 +174,7 @@ def test_channels_last_gives_the_same_features():
 
 def test_saved_and_loaded_encoder_is_the_same(tmp_path):
     """Assert bit-exact features after a round trip through safetensors, learned maps included."""
-    encoder = small_encoder(learned_null=True, position_embedding=True)
+    encoder = small_encoder(use_place_embedding=True)
     encoder.save_pretrained(tmp_path)
     loaded = TimeAwareImageEncoder.from_pretrained(tmp_path)
     with torch.no_grad():
@@ -183,14 +185,15 @@ def test_saved_and_loaded_encoder_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sample_size": 96}, "must be 64"),
+        ({"sample_size": 96}, "3 levels does not give a 8x8 map: `sample_size` must be 64"),
+        ({"feature_size": 16}, "does not give a 16x16 map: `sample_size` must be 128"),
         ({"patch_size": 3}, "must be 96"),
         ({"norm_num_groups": 8}, "`norm_num_groups` 8 does not divide"),
         ({"attention_head_dim": 3}, "`attention_head_dim` 3 does not divide"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):
-    """Assert one clear ValueError for sizes that do not lead to 8x8 and widths that cannot be divided."""
+    """Assert one clear ValueError for sizes that do not lead to each other and widths that cannot be divided."""
     with pytest.raises(ValueError, match=message):
         small_encoder(**changes)
 

@@ -13,7 +13,12 @@ REMOTE_CODE = {  # these files also run where our package is not installed: the 
     "models/image_encoder.py": set(),
     "models/pixel_restorer.py": set(),
     "models/camera_predictor.py": {"nvb_diffusers.camera"},
-    "models/view_transformer.py": {"nvb_diffusers.camera", "nvb_diffusers.models.camera_predictor"},
+    "models/attention_blocks.py": set(),
+    "models/view_transformer.py": {
+        "nvb_diffusers.camera",
+        "nvb_diffusers.models.attention_blocks",
+        "nvb_diffusers.models.camera_predictor",
+    },
     "pipeline_inputs.py": {"nvb_diffusers.camera"},
     "pipeline_nvb_face.py": {"nvb_diffusers.camera", "nvb_diffusers.pipeline_inputs"},
 }

@@ -84,7 +84,7 @@ def test_models_run_one_after_another():
     assert turns_of(fetched) == in_turn[:-1]
     # All steps' conditioning, one by one here, belongs to one turn of encoder and view transformer.
     counts = {name: fetched.count(name) for name in fetched}
-    assert counts == {"image_encoder": 3, "view_transformer": 3 + 3 + 3, "unet": 3, "vae": 1}
+    assert counts == {"image_encoder": 3, "view_transformer": 3 + 3 + 3 + 3, "unet": 3, "vae": 1}
     fetched = note_fetches(pipe)
     pipe.restore(picture(), num_inference_steps=3, fidelity=0.5)
     assert turns_of(fetched) == [name for name in in_turn if name != "view_transformer"]

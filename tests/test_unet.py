@@ -17,7 +17,6 @@ from nvb_diffusers.models.unet import (
     ATTN2_FILE,
     FUSED_KEY,
     LORA_FILE,
-    SD15_UNET_CONFIG,
     SD21_UNET_CONFIG,
     add_adapter,
     convert_unet,
@@ -43,6 +42,7 @@ TINY_21_CONFIG = {
     "use_linear_projection": True,
 }
 TINY_15_CONFIG = {**TINY_CONFIG, "cross_attention_dim": 10, "attention_head_dim": 2}
+SD15_UNET_CONFIG = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}  # as published
 LAYOUTS = pytest.mark.parametrize("config", [TINY_21_CONFIG, TINY_15_CONFIG], ids=["sd21", "sd15"])
 
 

@@ -11,13 +11,8 @@ from nvb_diffusers.camera import (
     sample_volume,
     voxel_centers,
 )
-from nvb_diffusers.models.view_transformer import (
-    AggregatorBlock,
-    Attention,
-    ModLN,
-    ViewTransformer3D,
-    VolumeBlock,
-)
+from nvb_diffusers.models.attention_blocks import AggregatorBlock, Attention, ModLN, SourceBlock
+from nvb_diffusers.models.view_transformer import ViewTransformer3D
 
 SMALL = {
     "in_channels": 10,
@@ -32,8 +27,6 @@ SMALL = {
     "time_embed_channels": 12,
 }
 
-PAST_THE_VOLUME = {"sample_source_features": True, "num_view_layers": 1}
-
 
 def small_transformer(trained=True, **changes):
     """A small model; a trained one has no zeros left in the layers that start at zero."""
@@ -44,6 +37,10 @@ def small_transformer(trained=True, **changes):
             if isinstance(module, torch.nn.Linear) and not module.weight.any():
                 torch.nn.init.normal_(module.weight, std=0.2)
     return model
+
+
+def volume_of(model, features, timestep, source_cameras):
+    return model.build_volume(model.read_source(features, timestep, source_cameras))
 
 
 def source_features(count=2, seed=1):
@@ -71,18 +68,18 @@ def test_shapes_at_pairwise_different_sizes():
     assert output.source_cameras.shape == (2, 25)
     assert torch.equal(features, output.features)
     assert torch.equal(cameras, output.source_cameras)
-    assert model.build_volume(source_features(), 3, cameras).shape == (2, 16, 3, 4, 5)
+    assert volume_of(model, source_features(), 3, cameras).shape == (2, 16, 3, 4, 5)
 
 
 def test_lifted_features_reach_the_voxels_that_the_source_camera_sees_there():
     """Assert that a changed pixel changes exactly the voxels that project within one pixel of it, in each camera."""
-    model = small_transformer(num_layers=0, lift_source_features=True)
+    model = small_transformer(num_layers=0, num_source_layers=1)
     cameras = target_cameras((-40.0,)).squeeze(1)  # (2, 25)
     features = source_features()
     changed = features.clone()
     changed[:, :, 2, 4] += torch.arange(10.0)
     with torch.no_grad():
-        before, after = (model.build_volume(some, 3, cameras) for some in (features, changed))
+        before, after = (volume_of(model, some, 3, cameras) for some in (features, changed))
     centers = voxel_centers((3, 4, 5), model.config.half_extent).flatten(0, 2)
     uv = project_points(centers.expand(2, -1, -1), cameras)[..., :2]
     near = ((7 * uv - torch.tensor([4.5, 2.5])).abs() < 1).all(dim=-1)  # (2, Z*Y*X)
@@ -93,7 +90,7 @@ def test_lifted_features_reach_the_voxels_that_the_source_camera_sees_there():
 
 def test_lifting_does_not_move_the_camera():
     """Assert that a new model's camera gets its gradient from its own loss alone, whatever the views show."""
-    model = small_transformer(trained=False, lift_source_features=True)
+    model = small_transformer(trained=False, num_source_layers=1)
     output = model(source_features(), torch.tensor([3, 700]), target_cameras())
     output.features.square().mean().backward()
     gradients = [parameter.grad for parameter in model.camera_predictor.parameters()]
@@ -103,10 +100,9 @@ def test_lifting_does_not_move_the_camera():
 
 def test_centering_takes_the_mean_off_and_puts_it_back():
     """Assert views and camera of centered features from those of a plain model given what differs from the mean."""
-    plain, centered = small_transformer(), small_transformer(center_features=True)
+    plain, centered = small_transformer(), small_transformer()
     mean = source_features(1, seed=8)[0]
-    missing, unexpected = centered.load_state_dict(plain.state_dict(), strict=False)
-    assert (missing, unexpected) == (["mean_features"], [])
+    assert not plain.mean_features.any()
     centered.mean_features.copy_(mean)
     with torch.no_grad():
         expected = plain(source_features(), torch.tensor([3, 700]), target_cameras())
@@ -120,9 +116,10 @@ def test_paper_size_fits_the_paper():
     with torch.device("meta"):
         model = ViewTransformer3D()
         features, cameras = torch.empty(2, 1024, 8, 8), torch.empty(2, 3, 25)
-        volume = model.build_volume(features, torch.empty(2), cameras[:, 0])
+        source = model.read_source(features, torch.empty(2), cameras[:, 0])
+        volume = model.build_volume(source)
         assert volume.shape == (2, 1024, 8, 8, 8)
-        views = model.project(volume, cameras, features, torch.empty(2), cameras[:, 0])
+        views = model.project(volume, source, cameras)
         assert views.shape == (2, 3, 1024, 8, 8)
     assert sum(parameter.numel() for parameter in model.parameters()) == 325_773_325
 
@@ -164,8 +161,8 @@ def test_a_moved_camera_moves_the_features():
     volume = empty.clone()
     volume[:, :, 4, 6, 6] = torch.randn(16)  # x and y at +0.2, z at 0.04
     cameras = camera_from_angles(torch.tensor([0.0, 180.0, 12.0]), 0)[None]
-    rest = cameras, source_features(1), 5, cameras[:, 0]
     with torch.no_grad():
+        rest = model.read_source(source_features(1), 5, cameras[:, 0]), cameras
         change = (model.project(volume, *rest) - model.project(empty, *rest)).abs().sum(dim=2)[0]  # (V, H, W)
     front, back, turned = change
     assert front[:3, 4:].sum() > 0
@@ -175,9 +172,9 @@ def test_a_moved_camera_moves_the_features():
     assert not torch.allclose(turned, front, atol=1e-4)
 
 
-def test_a_trained_model_grows_without_a_change():
-    """Assert that what is added past the volume changes no view before it is trained, and gets a gradient."""
-    plain, grown = small_transformer(), small_transformer(trained=False, **PAST_THE_VOLUME)
+def test_what_passes_the_volume_begins_with_nothing():
+    """Assert that new paths past the volume change no view of the same volume, and get a gradient."""
+    plain, grown = small_transformer(), small_transformer(trained=False, num_source_layers=1)
     missing, unexpected = grown.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
     assert {name.split(".")[0] for name in missing} == {
@@ -189,23 +186,51 @@ def test_a_trained_model_grows_without_a_change():
         "norm_view",
         "proj_view_out",
     }
-    arguments = source_features(), torch.tensor([3, 700]), target_cameras()
-    features = grown(*arguments).features
-    assert torch.equal(features, plain(*arguments).features)
+    sources = [model.read_source(source_features(), torch.tensor([3, 700])) for model in (plain, grown)]
+    volume = grown.build_volume(sources[1])
+    features, expected = (
+        model.project(volume, source, target_cameras()) for model, source in zip((grown, plain), sources, strict=True)
+    )
+    assert torch.equal(features, expected)
     features.square().mean().backward()
     assert grown.proj_samples.weight.grad.any()
     assert grown.proj_view_out.weight.grad.any()
 
 
+def test_the_paper_knows_the_source_by_its_volume_alone():
+    """Assert that without source layers the views of a volume are the same, whichever source is given with it."""
+    model = small_transformer()
+    with torch.no_grad():
+        sources = [model.read_source(source_features(seed=seed), 5, target_cameras()[:, 0]) for seed in (1, 2)]
+        volume = model.build_volume(sources[0])
+        first, second = (model.project(volume, source, target_cameras()) for source in sources)
+    assert torch.equal(first, second)
+
+
+def test_a_source_is_read_once():
+    """Assert that volume and views use the tokens they are given: the layers that make them run once in a forward."""
+    model = small_transformer(num_source_layers=2)
+    runs = []
+    for name in ("camera_predictor", "norm_in", "proj_in", "camera_embedding", "time_embedding"):
+        getattr(model, name).register_forward_hook(lambda *_, name=name: runs.append(name))
+    with torch.no_grad():
+        model(source_features(), 5, target_cameras())
+    assert sorted(runs) == sorted(set(runs))
+    assert len(runs) == 5
+
+
 def test_frustum_samples_read_the_source_where_it_sees_them():
     """Assert that a changed source pixel shows in exactly the rays with a sample that projects within a pixel of it."""
-    model = small_transformer(num_aggregator_layers=0, sample_source_features=True)
+    model = small_transformer(num_aggregator_layers=0, num_source_layers=1)
+    torch.nn.init.zeros_(model.proj_view_out.weight)  # without attention to the source, which sees all of it
     sources, targets = target_cameras((-40.0,)).squeeze(1), target_cameras()  # (2, 25), (2, 3, 25)
     features, empty = source_features(), torch.zeros(2, 16, 3, 4, 5)
     changed = features.clone()
     changed[:, :, 2, 4] += torch.arange(10.0)
     with torch.no_grad():
-        before, after = (model.project(empty, targets, some, 3, sources) for some in (features, changed))
+        before, after = (
+            model.project(empty, model.read_source(some, 3, sources), targets) for some in (features, changed)
+        )
     points = frustum_points(targets, 7, 7, 6, model.config.near, model.config.far)  # (2, 3, 6, 7, 7, 3)
     uv = project_points(points.flatten(1, 4), sources)[..., :2].unflatten(1, points.shape[1:5])
     near = ((7 * uv - torch.tensor([4.5, 2.5])).abs() < 0.999).all(dim=-1).any(dim=2)  # (2, 3, 7, 7)
@@ -215,40 +240,45 @@ def test_frustum_samples_read_the_source_where_it_sees_them():
 
 
 def test_view_blocks_see_the_source_and_both_cameras():
-    """Assert that each argument changes the views of an empty volume."""
-    model = small_transformer(num_view_layers=2)
+    """Assert that each argument changes the views of an empty volume, also where no sample reads the source."""
+    model = small_transformer(num_source_layers=2)
+    torch.nn.init.zeros_(model.proj_samples.weight)
     features, sources, targets = source_features(), target_cameras()[:, 0], target_cameras()
     empty = torch.zeros(2, 16, 3, 4, 5)
-    with torch.no_grad():
-        views = model.project(empty, targets, features, 5, sources)
-        for arguments in (
-            (targets, source_features(seed=2), 5, sources),
-            (targets, features, 600, sources),
-            (targets, features, 5, target_cameras()[:, 1]),
-            (target_cameras((-20.0, 15.0, 50.0)), features, 5, sources),
-        ):
-            assert (model.project(empty, *arguments) - views).abs().amax(dim=(2, 3, 4)).min() > 1e-3
+
+    def views(targets, *source):
+        with torch.no_grad():
+            return model.project(empty, model.read_source(*source), targets)
+
+    expected = views(targets, features, 5, sources)
+    for arguments in (
+        (targets, source_features(seed=2), 5, sources),
+        (targets, features, 600, sources),
+        (targets, features, 5, target_cameras()[:, 1]),
+        (target_cameras((-20.0, 15.0, 50.0)), features, 5, sources),
+    ):
+        assert (views(*arguments) - expected).abs().amax(dim=(2, 3, 4)).min() > 1e-3
 
 
-@pytest.mark.parametrize("past", [{}, PAST_THE_VOLUME])
-def test_views_are_independent(past):
+@pytest.mark.parametrize("num_source_layers", [0, 1])
+def test_views_are_independent(num_source_layers):
     """Assert that permuting views permutes features, and that a view alone is the view among others."""
-    model = small_transformer(**past)
-    source = source_features(), 5, target_cameras()[:, 0]
+    model = small_transformer(num_source_layers=num_source_layers)
     with torch.no_grad():
-        volume = model.build_volume(*source)
-        features = model.project(volume, target_cameras(), *source)
-        permuted = model.project(volume, target_cameras()[:, [2, 0, 1]], *source)
-        single = model.project(volume, target_cameras()[:, 1:2], *source)
+        source = model.read_source(source_features(), 5, target_cameras()[:, 0])
+        volume = model.build_volume(source)
+        features = model.project(volume, source, target_cameras())
+        permuted = model.project(volume, source, target_cameras()[:, [2, 0, 1]])
+        single = model.project(volume, source, target_cameras()[:, 1:2])
     torch.testing.assert_close(permuted, features[:, [2, 0, 1]])
     torch.testing.assert_close(single, features[:, 1:2])
     assert not torch.allclose(features[:, 0], features[:, 1], atol=1e-3)
 
 
-@pytest.mark.parametrize("past", [{}, PAST_THE_VOLUME])
-def test_pictures_are_independent(past):
+@pytest.mark.parametrize("num_source_layers", [0, 1])
+def test_pictures_are_independent(num_source_layers):
     """Assert that a batch of pictures, time steps and cameras equals single calls."""
-    model = small_transformer(**past)
+    model = small_transformer(num_source_layers=num_source_layers)
     timesteps = torch.tensor([20, 800])
     with torch.no_grad():
         batch = model(source_features(), timesteps, target_cameras()).features
@@ -261,7 +291,7 @@ def test_voxel_centers_give_back_the_volume_queries():
     """Assert that query i becomes the voxel whose center is voxel_centers[i]: without blocks, sampling returns it."""
     model = small_transformer(num_layers=0)
     with torch.no_grad():
-        volume = model.build_volume(source_features(1), 5, target_cameras()[:1, 0])
+        volume = volume_of(model, source_features(1), 5, target_cameras()[:1, 0])
         samples = sample_volume(volume, voxel_centers((3, 4, 5), 0.32)[None], 0.32)  # (1, 16, 3, 4, 5)
         expected = model.proj_volume(model.norm_volume(model.volume_queries))  # (60, 16)
     torch.testing.assert_close(samples[0].flatten(1).mT, expected, atol=1e-5, rtol=1e-5)
@@ -272,21 +302,21 @@ def test_volume_depends_on_features_camera_and_time():
     model = small_transformer()
     features, cameras = source_features(), target_cameras()
     with torch.no_grad():
-        volume = model.build_volume(features, 5, cameras[:, 0])
+        volume = volume_of(model, features, 5, cameras[:, 0])
         for arguments in (
             (source_features(seed=2), 5, cameras[:, 0]),
             (features, 600, cameras[:, 0]),
             (features, 5, cameras[:, 1]),
         ):
-            assert (model.build_volume(*arguments) - volume).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
+            assert (volume_of(model, *arguments) - volume).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
 
 
 def test_places_in_the_source_are_told_apart():
     """Assert that moving the source features changes the volume, as attention without positions could not see."""
     model = small_transformer()
     with torch.no_grad():
-        volume = model.build_volume(source_features(), 5, target_cameras()[:, 0])
-        rolled = model.build_volume(source_features().roll(2, dims=-1), 5, target_cameras()[:, 0])
+        volume = volume_of(model, source_features(), 5, target_cameras()[:, 0])
+        rolled = volume_of(model, source_features().roll(2, dims=-1), 5, target_cameras()[:, 0])
     assert (rolled - volume).abs().max() > 1e-2
 
 
@@ -306,8 +336,8 @@ def test_new_model_ignores_camera_and_time():
     """Assert that modulation and time start at zero, so that training begins from plain layer norms."""
     model = small_transformer(trained=False)
     with torch.no_grad():
-        volume = model.build_volume(source_features(), 5, target_cameras()[:, 0])
-        assert torch.equal(model.build_volume(source_features(), 900, target_cameras()[:, 1]), volume)
+        volume = volume_of(model, source_features(), 5, target_cameras()[:, 0])
+        assert torch.equal(volume_of(model, source_features(), 900, target_cameras()[:, 1]), volume)
 
 
 def test_attention_is_the_same_in_both_forms():
@@ -321,10 +351,10 @@ def test_attention_is_the_same_in_both_forms():
             torch.testing.assert_close(actual.float(), exact, atol=0.02, rtol=0)
 
 
-def test_volume_block_adds_three_updates_to_its_tokens():
+def test_source_block_adds_three_updates_to_its_tokens():
     """Assert that a block without outputs changes nothing, and a changed token reaches others by self-attention."""
     torch.manual_seed(0)
-    block, tokens, source_tokens = VolumeBlock(8, 2, mlp_ratio=2), torch.randn(1, 5, 8), torch.randn(1, 3, 8)
+    block, tokens, source_tokens = SourceBlock(8, 2, mlp_ratio=2), torch.randn(1, 5, 8), torch.randn(1, 3, 8)
     conditions = torch.randn(1, 8), torch.zeros(1, 8)
     changed = tokens.clone()
     changed[0, 2] += torch.randn(8)
@@ -370,21 +400,21 @@ def test_given_source_cameras_are_used_and_returned():
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():
-    """Assert equal gradients with and without checkpointing, and that it ran the blocks of both stacks twice."""
+    """Assert equal gradients with and without checkpointing, and that it ran the blocks of all stacks twice."""
     gradients, runs = [], []
     for checkpointing in (False, True):
-        model = small_transformer().train()
+        model = small_transformer(num_source_layers=1).train()
         if checkpointing:
             model.enable_gradient_checkpointing()
         count = [0]
-        for block in (*model.volume_blocks, *model.aggregator_blocks):
-            assert isinstance(block, VolumeBlock | AggregatorBlock)
+        for block in (*model.volume_blocks, *model.aggregator_blocks, *model.view_blocks):
+            assert isinstance(block, SourceBlock | AggregatorBlock)
             block.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
         output = model(source_features(), torch.tensor([3, 700]), target_cameras())
         (output.features.square().mean() + output.source_cameras.square().mean()).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
         runs.append(count[0])
-    assert runs == [4, 8]
+    assert runs == [5, 10]
     assert all(gradient is not None for gradient in gradients[0].values())
     torch.testing.assert_close(gradients[0], gradients[1])
 

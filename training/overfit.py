@@ -51,7 +51,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "out_channels": FEATURES,
         "attention_resolutions": [],
         "time_embed_channels": 64,
-        "position_embedding": True,
+        "use_place_embedding": True,
     },
     "view_transformer": {
         "hidden_size": 128,

@@ -95,9 +95,9 @@ class NovelViewModel(torch.nn.Module):
         """
         predicted_cameras = self.view_transformer.predict_camera(features)  # Eq. 3
         source_cameras = torch.where(given[:, None], given_cameras, predicted_cameras)
-        feature_volume = self.view_transformer.build_volume(features, timesteps, source_cameras)  # Eq. 3, 4
-        views = self.view_transformer.project(feature_volume, cameras, features, timesteps, source_cameras)  # Eq. 5, 6
-        return views, predicted_cameras
+        source = self.view_transformer.read_source(features, timesteps, source_cameras)
+        feature_volume = self.view_transformer.build_volume(source)  # Eq. 3, 4
+        return self.view_transformer.project(feature_volume, source, cameras), predicted_cameras  # Eq. 5, 6
 
 
 def compute_loss(
@@ -138,8 +138,7 @@ def compute_loss(
         repeats = len(painted)
         conditioning = torch.cat([part[:, -shown:].flatten(0, 1) for part in painted.values()])  # (P*B*N, C, 8, 8)
         dropped = draw_choices(keys, args.conditioning_dropout, args.seed, DROPPED).repeat_interleave(shown)
-        null_features = image_encoder.null_features(1).to(conditioning)
-        conditioning = torch.where(dropped.repeat(repeats)[:, None, None, None], null_features, conditioning)
+        conditioning = conditioning.masked_fill(dropped.repeat(repeats)[:, None, None, None], 0)  # no photo
         encoder_hidden_states = conditioning.flatten(2).mT  # (P*B*N, L, C)
         sample = unet(noisy_latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), encoder_hidden_states).sample
         for name, part in zip(painted, sample.chunk(repeats), strict=True):
@@ -245,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         views = (args.num_target_views, args.streaming)
         dataset = MultiViewFaceDataset(args.data_dir, "train", make_transform(args, "train"), *views)
         check_options(args, dataset.num_views)
-        if is_new and view_transformer.config.center_features:
+        if is_new and view_transformer.config.num_source_layers:
             center(pipeline, held_out_batch(dataset, CENTERING_SAMPLES), args)
         if args.latents_cache:
             with run.accelerator.main_process_first():

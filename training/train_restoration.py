@@ -22,7 +22,6 @@ from nvb_diffusers.data.datasets import FaceDataset, split_batch
 from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.data.keys import DROPPED, draw_choices, draw_noise, draw_timesteps
 from nvb_diffusers.hub import publish
-from nvb_diffusers.models.image_encoder import FEATURE_SIZE
 from nvb_diffusers.models.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
 from nvb_diffusers.training.backbone import load_scheduler, load_unet, load_vae, new_model
 from nvb_diffusers.training.checkpoints import write_folder
@@ -60,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def make_latent_head(image_encoder: TimeAwareImageEncoder, unet: UNet2DConditionModel) -> torch.nn.Module:
     """A linear map from features (B, C, 8, 8) to latents (B, C, h, w), for `--latent_loss_weight` alone."""
-    scale = unet.config.sample_size // FEATURE_SIZE
+    scale = unet.config.sample_size // image_encoder.config.feature_size
     linear = torch.nn.Conv2d(image_encoder.config.out_channels, unet.config.in_channels * scale**2, kernel_size=1)
     return torch.nn.Sequential(linear, torch.nn.PixelShuffle(scale))
 
@@ -71,7 +70,6 @@ def compute_loss(
     latent_head: torch.nn.Module,
     scheduler: DDPMScheduler,
     batch: dict[str, torch.Tensor],
-    null_features: torch.Tensor,
     args: argparse.Namespace,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     latents, keys = batch["latents"], batch["key"]  # (B, C, h, w), (B,)
@@ -82,7 +80,7 @@ def compute_loss(
     features = image_encoder(batch["degraded_pixel_values"], timesteps).sample  # (B, C, 8, 8), Eq. 1
     predicted_latents = latent_head(features)  # (B, C, h, w), ours: a small encoder learns sooner what to read
     dropped = draw_choices(keys, args.conditioning_dropout, args.seed, DROPPED)
-    features = torch.where(dropped[:, None, None, None], null_features.to(features.dtype), features)
+    features = features.masked_fill(dropped[:, None, None, None], 0)  # no photo
     encoder_hidden_states = features.flatten(2).mT  # (B, L, C)
 
     model_pred = unet(noisy_latents, timesteps, encoder_hidden_states).sample
@@ -105,9 +103,8 @@ def validate(
     """Loss and PSNR over held-out pictures, and a grid of the first 8: degraded, restored, clean."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    null_features = pipeline.image_encoder.null_features(1)
     losses = [
-        compute_loss(pipeline.image_encoder, pipeline.unet, latent_head, scheduler, part, null_features, args)[1]
+        compute_loss(pipeline.image_encoder, pipeline.unet, latent_head, scheduler, part, args)[1]
         for part in split_batch(held_out, args.train_batch_size)
     ]
     noise = draw_noise(held_out["key"], held_out["latents"].shape[1:], args.seed)[:, None]  # (N, 1, C, h, w)
@@ -170,8 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # 4. Training
         wrapped = run.prepare([image_encoder, unet, latent_head], dataset)
         for batch in run:
-            null_features = image_encoder.null_features(1)
-            run.step(*compute_loss(*wrapped, scheduler, with_latents(batch, vae), null_features, args))
+            run.step(*compute_loss(*wrapped, scheduler, with_latents(batch, vae), args))
             if run.validates:
                 run.log(validate(pipeline, latent_head, held_out, run.output_dir, args))
 

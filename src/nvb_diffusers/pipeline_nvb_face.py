@@ -261,13 +261,11 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             cameras.repeat(num_steps, 1, 1).split(limit),
             strict=True,
         ):
-            volume = self.view_transformer.build_volume(part, part_timesteps, part_sources)  # (n, C, Z, Y, X)
+            source = self.view_transformer.read_source(part, part_timesteps, part_sources)
+            volume = self.view_transformer.build_volume(source)  # (n, C, Z, Y, X)
             targets = part_targets.split(max(1, limit // len(volume)), dim=1)
             # Contiguous, so that rounding does not depend on the number of views.
-            projected = [
-                self.view_transformer.project(volume, some.contiguous(), part, part_timesteps, part_sources)
-                for some in targets
-            ]
+            projected = [self.view_transformer.project(volume, source, some.contiguous()) for some in targets]
             views.append(torch.cat(projected, dim=1))
         return torch.cat(views).unflatten(0, (num_steps, num_images)), source_cameras  # (T, B, V, C, 8, 8)
 
@@ -418,9 +416,6 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             targets = None if targets is None else targets.expand(num_images, -1, -1)  # (B, V, 25)
             features, sources = self.encode_views(pixel_values, unique, targets, sources, view_batch_size)
         conditioning = features.flatten(4).mT.to(self.unet.dtype)  # (T, B, V, L, C)
-        null_states = None
-        if guidance_scale > 1:
-            null_states = self.image_encoder.null_features(1).flatten(2).mT.to(conditioning)  # (1, L, C)
 
         # 4. Denoising
         self._guidance_scale, self._num_timesteps = guidance_scale, len(timesteps)
@@ -429,7 +424,7 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             for i, (t, step) in enumerate(zip(timesteps, position.tolist(), strict=True)):
                 encoder_hidden_states = conditioning[step].repeat(1, num_samples, 1, 1).flatten(0, 1)  # (B*K*V, L, C)
                 latent_input = self.scheduler.scale_model_input(latents, t)  # (B*K*V, C, h, w)
-                model_pred = self._predict(latent_input, t, encoder_hidden_states, null_states, view_batch_size)
+                model_pred = self._predict(latent_input, t, encoder_hidden_states, view_batch_size)
                 latents = self.scheduler.step(model_pred, t, latents, **extra_step_kwargs, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents, "encoder_hidden_states": encoder_hidden_states}
@@ -506,17 +501,16 @@ class NVBFacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         latents: torch.Tensor,
         timestep: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        null_states: torch.Tensor | None,
         view_batch_size: int | None,
     ) -> torch.Tensor:
-        """The UNet's prediction for latents (N, C, h, w); with a null condition (1, L, C), guided away from it."""
+        """The UNet's prediction for latents (N, C, h, w), guided away from that for features of zeros: no photo."""
         size = view_batch_size or len(latents)
         predictions = []
         for part, states in zip(latents.split(size), encoder_hidden_states.split(size), strict=True):
-            if null_states is None:
+            if self.guidance_scale <= 1:
                 prediction = self.unet(part, timestep, states, return_dict=False)[0]
             else:
-                both = torch.cat([null_states.expand_as(states), states])
+                both = torch.cat([torch.zeros_like(states), states])
                 both = self.unet(part.repeat(2, 1, 1, 1), timestep, both, return_dict=False)[0]
                 unconditional, conditional = both.chunk(2)
                 prediction = unconditional + self.guidance_scale * (conditional - unconditional)

@@ -54,18 +54,21 @@ def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
     pipe.to("meta")
     encoder, view_transformer, unet, vae, pixel_restorer = (getattr(pipe, name) for name in COMPONENTS)
     size, width, dtype = encoder.config.sample_size, encoder.config.out_channels, encoder.dtype
+    length = encoder.config.feature_size**2
     latent_shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     with torch.device("meta"):
         picture, timestep = torch.empty(1, 3, size, size, dtype=dtype), torch.empty(1)
-        latents, states = torch.empty(latent_shape, dtype=dtype), torch.empty(1, 64, width, dtype=dtype)
+        latents, states = torch.empty(latent_shape, dtype=dtype), torch.empty(1, length, width, dtype=dtype)
     gflop = {"encoder pass": count_gflop(lambda: encoder(picture, timestep))}
     if view_transformer is not None:
         camera = camera_from_angles(0.0, 0.0).to("meta", dtype)[None]
         with torch.no_grad():
             features = encoder(picture, timestep).sample
-            volume = view_transformer.build_volume(features, timestep, camera)
-        gflop["volume"] = count_gflop(lambda: view_transformer.build_volume(features, timestep, camera))
-        gflop["view"] = count_gflop(lambda: view_transformer.project(volume, camera[None], features, timestep, camera))
+            source = view_transformer.read_source(features, timestep, camera)
+            volume = view_transformer.build_volume(source)
+        gflop["source"] = count_gflop(lambda: view_transformer.read_source(features, timestep, camera))
+        gflop["volume"] = count_gflop(lambda: view_transformer.build_volume(source))
+        gflop["view"] = count_gflop(lambda: view_transformer.project(volume, source, camera[None]))
     gflop["UNet step"] = count_gflop(lambda: unet(latents, timestep, states))
     gflop["decoding"] = count_gflop(lambda: vae.decode(latents))
     if pixel_restorer is not None:
@@ -88,6 +91,7 @@ def describe(pipe: NVBFacePipeline, title: str) -> str:
     lines += ["", f"{'pass':<18}{'GFLOP':>12}   runs"]
     runs = {
         "encoder pass": "once per photo and step",
+        "source": "once per photo and step",
         "volume": "once per photo and step",
         "view": "once per view and step",
         "UNet step": "once per view and step, twice with guidance",

@@ -12,8 +12,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
-FEATURE_SIZE = 8  # side of the feature map, whatever the picture's size (paper: 8x8x1024)
-
 
 @dataclass
 class TimeAwareImageEncoderOutput(BaseOutput):
@@ -89,7 +87,7 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
 
     Args:
         sample_size: side of the picture in pixels; divided by `patch_size`, and by 2 at every level but the last, it
-            must give 8.
+            must give `feature_size`.
         in_channels: channels of the picture.
         block_out_channels: width of each level.
         layers_per_block: ResBlocks of each level.
@@ -101,8 +99,8 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
         attention_head_dim: width of an attention head; None for one head, as in VQGAN.
         norm_num_groups: groups of every GroupNorm; it must divide every width.
         time_embed_channels: width of the sinusoidal time embedding; what the ResBlocks get is 4 times as wide.
-        learned_null: whether the features that stand for "no picture" in guidance are learned; zeros otherwise.
-        position_embedding: whether a learned (C, 8, 8) embedding is added to the features. Ours: a small model that
+        feature_size: side of the feature map (paper: 8).
+        use_place_embedding: whether a learned (C, 8, 8) embedding is added to the features. Ours: a small model that
             starts without priors learns sooner which key belongs to which place.
     """
 
@@ -123,11 +121,11 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
         attention_head_dim: int | None = None,
         norm_num_groups: int = 32,
         time_embed_channels: int = 320,
-        learned_null: bool = False,
-        position_embedding: bool = False,
+        feature_size: int = 8,
+        use_place_embedding: bool = False,
     ) -> None:
         super().__init__()
-        _check_config(sample_size, patch_size, block_out_channels, norm_num_groups, attention_head_dim)
+        _check_config(sample_size, feature_size, patch_size, block_out_channels, norm_num_groups, attention_head_dim)
         time_channels = 4 * time_embed_channels
         self.gradient_checkpointing = False
 
@@ -157,11 +155,10 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
         self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, out_channels, kernel_size=3, padding=1)
 
-        # 4. Learned feature maps
-        shape = (1, out_channels, FEATURE_SIZE, FEATURE_SIZE)
-        # It starts as large as the features of a new encoder, so that attention can tell places apart at once.
-        self.place_embedding = nn.Parameter(0.3 * torch.randn(shape)) if position_embedding else None
-        self.null_embedding = nn.Parameter(torch.zeros(shape)) if learned_null else None
+        # 4. A learned feature map, which starts as large as the features of a new encoder, so that attention can tell
+        # places apart at once
+        shape = (1, out_channels, feature_size, feature_size)
+        self.place_embedding = nn.Parameter(0.3 * torch.randn(shape)) if use_place_embedding else None
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor | float, return_dict: bool = True
@@ -195,13 +192,6 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
             features = features + self.place_embedding
         return TimeAwareImageEncoderOutput(sample=features) if return_dict else (features,)
 
-    def null_features(self, batch_size: int) -> torch.Tensor:
-        """Features (B, C, 8, 8) that stand for "no picture" in guidance."""
-        if self.null_embedding is not None:
-            return self.null_embedding.expand(batch_size, -1, -1, -1)
-        shape = (batch_size, self.config.out_channels, FEATURE_SIZE, FEATURE_SIZE)
-        return torch.zeros(shape, device=self.device, dtype=self.dtype)
-
     def _run(self, layers: nn.Module, hidden_states: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
         for layer in layers.children():
             if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -213,17 +203,18 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
 
 def _check_config(
     sample_size: int,
+    feature_size: int,
     patch_size: int,
     block_out_channels: tuple[int, ...],
     norm_num_groups: int,
     attention_head_dim: int | None,
 ) -> None:
-    """Raise a ValueError for sizes that do not lead to an 8x8 map, and for widths that cannot be divided as asked."""
-    halvings = len(block_out_channels) - 1
-    if sample_size != FEATURE_SIZE * patch_size * 2**halvings:
+    """Raise a ValueError for sizes that do not lead to each other, and for widths that cannot be divided as asked."""
+    expected = feature_size * patch_size * 2 ** (len(block_out_channels) - 1)
+    if sample_size != expected:
         raise ValueError(
-            f"`sample_size` {sample_size} with `patch_size` {patch_size} and {halvings + 1} levels does not give an "
-            f"8x8 map: `sample_size` must be {FEATURE_SIZE * patch_size * 2**halvings}."
+            f"`sample_size` {sample_size} with `patch_size` {patch_size} and {len(block_out_channels)} levels does not "
+            f"give a {feature_size}x{feature_size} map: `sample_size` must be {expected}."
         )
     for name, divisor in (("norm_num_groups", norm_num_groups), ("attention_head_dim", attention_head_dim or 1)):
         if any(width % divisor for width in block_out_channels):

@@ -27,17 +27,12 @@ from torch import nn
 
 from nvb_diffusers.files import filled_folder
 
-# The published layouts at 512 px; where a name is missing, UNet2DConditionModel's default is the published value.
+# The published layout at 512 px; where a name is missing, UNet2DConditionModel's default is the published value.
 SD21_UNET_CONFIG: dict[str, Any] = {
     "sample_size": 64,
     "cross_attention_dim": 1024,
     "attention_head_dim": [5, 10, 20, 20],
     "use_linear_projection": True,
-}
-SD15_UNET_CONFIG: dict[str, Any] = {
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
 }
 
 ADAPTER_NAME = "nvb_face"

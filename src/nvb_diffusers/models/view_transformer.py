@@ -13,6 +13,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from ..camera import frustum_points, project_points, sample_volume, voxel_centers
+from .attention_blocks import AggregatorBlock, SourceBlock, zeroed
 from .camera_predictor import CameraPredictor
 
 
@@ -29,93 +30,23 @@ class ViewTransformer3DOutput(BaseOutput):
     source_cameras: torch.Tensor
 
 
-class ModLN(nn.Module):
-    """(B, L, C) -> same: layer norm modulated by camera and time step (Eq. 4), and at first not at all."""
+@dataclass(frozen=True)
+class SourceTokens:
+    """A source view as `ViewTransformer3D.read_source` reads it once, for the volume and for every projection.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
-        self.modulation = _zeroed(nn.Linear(channels, 2 * channels))
+    Args:
+        features: (B, H*W, C) of the encoder, centered and normalized.
+        tokens: (B, H*W, C') made of them, which know nothing of their places yet.
+        cameras: (B, 25), those given, or else predicted from the features, in float32.
+        camera_embedding: (B, C') of the cameras.
+        temb: (B, C') of the time step.
+    """
 
-    def forward(self, tokens: torch.Tensor, camera_embedding: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
-        """Normalize tokens (B, L, C) given the embeddings (B, C) of the source camera and of the time step."""
-        gamma, beta = self.modulation(F.silu(camera_embedding))[:, None].chunk(2, dim=-1)  # (B, 1, C)
-        return self.norm(tokens) * (1 + gamma) + beta + temb[:, None]
-
-
-class Attention(nn.Module):
-    """Multi-head attention of tokens (B, L, C) to themselves, or to a context (B, M, C)."""
-
-    def __init__(self, channels: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.Linear(channels, channels)
-
-    def forward(self, tokens: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """Attend from tokens (B, L, C) to the context (B, M, C)."""
-        context = tokens if context is None else context
-        projected = (self.to_q(tokens), self.to_k(context), self.to_v(context))
-        query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
-        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            # Two to five times faster there than the fused kernel; everywhere else the fused one wins.
-            weights = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1)  # (B, heads, L, M)
-            attended = weights @ value
-        else:
-            attended = F.scaled_dot_product_attention(query, key, value)
-        return self.to_out(attended.transpose(1, 2).flatten(2))  # (B, L, C)
-
-
-class FeedForward(nn.Sequential):
-    """(..., C) -> same, through a hidden layer `ratio` times as wide."""
-
-    def __init__(self, channels: int, ratio: int) -> None:
-        super().__init__(nn.Linear(channels, ratio * channels), nn.GELU(), nn.Linear(ratio * channels, channels))
-
-
-class VolumeBlock(nn.Module):
-    """Volume tokens (B, Z*Y*X, C) -> same: cross-attention, self-attention and feed-forward, each behind a ModLN."""
-
-    def __init__(self, channels: int, num_heads: int, mlp_ratio: int) -> None:
-        super().__init__()
-        self.norm1 = ModLN(channels)
-        self.cross_attention = Attention(channels, num_heads)
-        self.norm2 = ModLN(channels)
-        self.self_attention = Attention(channels, num_heads)
-        self.norm3 = ModLN(channels)
-        self.feed_forward = FeedForward(channels, mlp_ratio)
-
-    def forward(
-        self, tokens: torch.Tensor, source_tokens: torch.Tensor, camera_embedding: torch.Tensor, temb: torch.Tensor
-    ) -> torch.Tensor:
-        """Update tokens (B, Z*Y*X, C) from source_tokens (B, H*W, C) and the two embeddings (B, C)."""
-        tokens = tokens + self.cross_attention(self.norm1(tokens, camera_embedding, temb), source_tokens)
-        tokens = tokens + self.self_attention(self.norm2(tokens, camera_embedding, temb))
-        return tokens + self.feed_forward(self.norm3(tokens, camera_embedding, temb))
-
-
-class AggregatorBlock(nn.Module):
-    """Frustum tokens (N, D, L, C) -> same: attention across depth, attention across the image, feed-forward."""
-
-    def __init__(self, channels: int, num_heads: int, mlp_ratio: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.depth_attention = Attention(channels, num_heads)
-        self.norm2 = nn.LayerNorm(channels)
-        self.spatial_attention = Attention(channels, num_heads)
-        self.norm3 = nn.LayerNorm(channels)
-        self.feed_forward = FeedForward(channels, mlp_ratio)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Update tokens (N, D, L, C) of N views with L pixels at D depths."""
-        num_views, depth, length, _ = tokens.shape
-        rays = self.norm1(tokens).transpose(1, 2).flatten(0, 1)  # (N*L, D, C)
-        tokens = tokens + self.depth_attention(rays).unflatten(0, (num_views, length)).transpose(1, 2)
-        planes = self.norm2(tokens).flatten(0, 1)  # (N*D, L, C)
-        tokens = tokens + self.spatial_attention(planes).unflatten(0, (num_views, depth))
-        return tokens + self.feed_forward(self.norm3(tokens))
+    features: torch.Tensor
+    tokens: torch.Tensor
+    cameras: torch.Tensor
+    camera_embedding: torch.Tensor
+    temb: torch.Tensor
 
 
 class ViewTransformer3D(ModelMixin, ConfigMixin):
@@ -135,8 +66,11 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
 
     Ours, beyond the paper: learned position embeddings of the source tokens and of the frustum samples (samples outside
     the cube are all zero, only their place tells them apart), all learned embeddings starting as smooth random features
-    of their position, `aggregator_hidden_size`, `lift_source_features`, `sample_source_features`, `num_view_layers`,
-    `center_features`, and all layer counts.
+    of their position, `aggregator_hidden_size`, `num_source_layers`, `mean_features`, and all layer counts.
+
+    `mean_features` (C, 8, 8) is what all faces share: it is taken off the features on their way in and added to them on
+    their way out. It is 80 % of the energy of a small encoder's features, and else has to be learned before anything of
+    a person is. At zero, as in a new model, this is the paper; training measures it.
 
     Args:
         in_channels: channels of the features, in and out.
@@ -153,21 +87,18 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
             far more than the volume, so a small model gains most by making this narrow.
         mlp_ratio: hidden width of every feed-forward, as a multiple of its own.
         time_embed_channels: width of the sinusoidal time embedding.
-        lift_source_features: whether each voxel begins with the source features that its center projects to in the
-            source camera, zero outside the picture, so that only depth and what is hidden is left to be learned. The
-            paper's voxels begin alike in every picture and have to learn where to look, which takes a small model long.
-        sample_source_features: whether each frustum sample also reads the source features that its point projects to in
-            the source camera, as in pixelNeRF (arXiv 2012.02190), so that what is seen need not pass the coarse volume.
-        num_view_layers: blocks, after the aggregator, in which the tokens of a view attend to the source features and
-            to one another at full width: 64 tokens a view are cheap beside the 512 of the volume.
-        center_features: whether `mean_features` (C, 8, 8), what all faces share, is taken off the features on their
-            way in and added to them on their way out. It is 80 % of the energy of a small encoder's features, and else
-            has to be learned before anything of a person is. Zero in a new model; training sets it.
+        num_source_layers: 0 for the paper, where all that the views know of the source has passed the volume. Above it
+            the source also reaches them directly, where small models lose most, in three ways. Each voxel begins with
+            the source features that its center projects to in the source camera, zero outside the image, so that only
+            depth and what is hidden is left to be learned. Each frustum sample also reads the source features that its
+            point projects to there, as in pixelNeRF (arXiv 2012.02190). And in that many blocks, after the aggregator,
+            the tokens of a view attend to the source and to one another at full width: 64 tokens a view are cheap
+            beside the 512 of the volume. The last two add nothing before they are trained.
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["VolumeBlock", "AggregatorBlock"]
-    _repeated_blocks: ClassVar[list[str]] = ["VolumeBlock", "AggregatorBlock"]
+    _no_split_modules: ClassVar[list[str]] = ["SourceBlock", "AggregatorBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["SourceBlock", "AggregatorBlock"]
 
     @register_to_config
     def __init__(
@@ -186,10 +117,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         aggregator_hidden_size: int | None = None,
         mlp_ratio: int = 4,
         time_embed_channels: int = 320,
-        lift_source_features: bool = False,
-        center_features: bool = False,
-        sample_source_features: bool = False,
-        num_view_layers: int = 0,
+        num_source_layers: int = 0,
     ) -> None:
         super().__init__()
         aggregator_size = aggregator_hidden_size or hidden_size
@@ -204,8 +132,8 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self.volume_shape = (volume_size,) * 3 if isinstance(volume_size, int) else tuple(volume_size)
         pixels = (feature_size, feature_size)
-        if center_features:
-            self.register_buffer("mean_features", torch.zeros(in_channels, *pixels))
+        self.mean_features: torch.Tensor
+        self.register_buffer("mean_features", torch.zeros(in_channels, *pixels))
 
         # 1. Conditions: the source camera and the time step
         self.camera_predictor = CameraPredictor(in_channels, hidden_size // 2, feature_size)
@@ -214,14 +142,14 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         )
         self.time_proj = Timesteps(time_embed_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(time_embed_channels, hidden_size)
-        _zeroed(self.time_embedding.linear_2)
+        zeroed(self.time_embedding.linear_2)
 
         # 2. From source features to the volume
         self.norm_in = nn.LayerNorm(in_channels)
         self.proj_in = nn.Linear(in_channels, hidden_size)
         self.source_embedding = nn.Parameter(_position_features((1, *pixels), hidden_size))  # (H*W, C)
         self.volume_queries = nn.Parameter(_position_features(self.volume_shape, hidden_size))  # (Z*Y*X, C)
-        self.volume_blocks = nn.ModuleList(VolumeBlock(hidden_size, num_heads, mlp_ratio) for _ in range(num_layers))
+        self.volume_blocks = nn.ModuleList(SourceBlock(hidden_size, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm_volume = nn.LayerNorm(hidden_size)
         self.proj_volume = nn.Linear(hidden_size, aggregator_size)
 
@@ -234,20 +162,19 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         self.norm_out = nn.LayerNorm(aggregator_size)
         self.proj_out = nn.Linear(aggregator_size, in_channels)
 
-        # 4. Past the volume, which add nothing at first: a trained view transformer can be given them
-        if sample_source_features:
-            self.proj_samples = _zeroed(nn.Linear(in_channels, aggregator_size))
-        if num_view_layers:
+        # 4. From the source past the volume, which adds nothing at first
+        if num_source_layers:
+            self.proj_samples = zeroed(nn.Linear(in_channels, aggregator_size))
             self.target_camera_embedding = nn.Sequential(
                 nn.Linear(25, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
             )
             self.proj_view_in = nn.Linear(aggregator_size, hidden_size)
             self.view_embedding = nn.Parameter(_position_features((1, *pixels), hidden_size))  # (H*W, C)
             self.view_blocks = nn.ModuleList(
-                VolumeBlock(hidden_size, num_heads, mlp_ratio) for _ in range(num_view_layers)
+                SourceBlock(hidden_size, num_heads, mlp_ratio) for _ in range(num_source_layers)
             )
             self.norm_view = nn.LayerNorm(hidden_size)
-            self.proj_view_out = _zeroed(nn.Linear(hidden_size, in_channels))
+            self.proj_view_out = zeroed(nn.Linear(hidden_size, in_channels))
 
     def forward(
         self,
@@ -266,13 +193,11 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
             source_cameras: (B, 25); predicted from the features where None.
             return_dict: whether to return a `ViewTransformer3DOutput` rather than a tuple.
         """
-        if source_cameras is None:
-            source_cameras = self.predict_camera(features)
-        feature_volume = self.build_volume(features, timestep, source_cameras)
-        target_features = self.project(feature_volume, target_cameras, features, timestep, source_cameras)
+        source = self.read_source(features, timestep, source_cameras)
+        target_features = self.project(self.build_volume(source), source, target_cameras)
         if not return_dict:
-            return target_features, source_cameras
-        return ViewTransformer3DOutput(features=target_features, source_cameras=source_cameras)
+            return target_features, source.cameras
+        return ViewTransformer3DOutput(features=target_features, source_cameras=source.cameras)
 
     @apply_forward_hook  # so that CPU offload fetches the weights
     def predict_camera(self, features: torch.Tensor) -> torch.Tensor:
@@ -280,84 +205,18 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         return self.camera_predictor(self._centered(features))
 
     @apply_forward_hook  # so that CPU offload fetches the weights
-    def build_volume(
-        self, features: torch.Tensor, timestep: torch.Tensor | float, source_cameras: torch.Tensor
-    ) -> torch.Tensor:
-        """Feature volume (B, C, Z, Y, X) of features (B, C, 8, 8) seen by source_cameras (B, 25) (Eq. 3, 4).
+    def read_source(
+        self, features: torch.Tensor, timestep: torch.Tensor | float, source_cameras: torch.Tensor | None = None
+    ) -> SourceTokens:
+        """Read features (B, C, 8, 8) seen by source_cameras (B, 25), which are predicted from them where None.
 
-        It is all that views share: once per picture and time step, whatever their number.
+        Raises:
+            ValueError: an argument's shape is another.
         """
         features = self._centered(features)
-        camera_embedding, temb = self._conditions(features, timestep, source_cameras)  # (B, C) each
-        source_tokens = self.proj_in(self.norm_in(features.flatten(2).mT))  # (B, H*W, C)
-        tokens = self.volume_queries.repeat(len(features), 1, 1)  # (B, Z*Y*X, C)
-        if self.config.lift_source_features:
-            centers = voxel_centers(self.volume_shape, self.config.half_extent).flatten(0, 2)  # (Z*Y*X, 3)
-            tokens = tokens + self._lift(source_tokens, source_cameras, centers.expand(len(features), -1, -1))
-        source_tokens = source_tokens + self.source_embedding
-        tokens = self._run(self.volume_blocks, tokens, source_tokens, camera_embedding, temb)
-        return self.proj_volume(self.norm_volume(tokens)).mT.unflatten(2, self.volume_shape)  # (B, C, Z, Y, X)
-
-    @apply_forward_hook  # so that CPU offload fetches the weights
-    def project(
-        self,
-        feature_volume: torch.Tensor,
-        target_cameras: torch.Tensor,
-        features: torch.Tensor,
-        timestep: torch.Tensor | float,
-        source_cameras: torch.Tensor,
-    ) -> torch.Tensor:
-        """Features (B, V, C, 8, 8) of a feature volume (B, C, Z, Y, X) seen by target_cameras (B, V, 25) (Eq. 5, 6).
-
-        The others are what the volume was built of, see `build_volume`.
-        """
-        batch_size, size = feature_volume.shape[0], self.config.feature_size
-        if target_cameras.ndim != 3 or target_cameras.shape[::2] != (batch_size, 25):
-            raise ValueError(
-                f"`target_cameras` has shape {tuple(target_cameras.shape)}, but must be ({batch_size}, V, 25)."
-            )
-        features = self._centered(features)
-        points = frustum_points(target_cameras, size, size, self.config.depth, self.config.near, self.config.far)
-        frustum_features = sample_volume(feature_volume, points, self.config.half_extent)  # (B, C, V, D, H, W)
-        tokens = frustum_features.permute(0, 2, 3, 4, 5, 1).flatten(0, 1).flatten(2, 3)  # (B*V, D, H*W, C)
-        tokens = tokens + self.frustum_embedding.unflatten(0, tokens.shape[1:3])
-        if self.config.sample_source_features:
-            source_samples = self.proj_samples(self.norm_in(features.flatten(2).mT))  # (B, H*W, C)
-            lifted = self._lift(source_samples, source_cameras, points.flatten(1, 4))  # (B, V*D*H*W, C)
-            tokens = tokens + lifted.reshape(tokens.shape)
-        tokens = self._run(self.aggregator_blocks, tokens)
-        tokens = self.norm_out(tokens.mean(dim=1))  # (B*V, H*W, C)
-        views = self.proj_out(tokens)  # (B*V, H*W, C)
-        if self.config.num_view_layers:
-            views = views + self._attend_to_source(tokens, target_cameras, features, timestep, source_cameras)
-        views = views.mT.unflatten(2, (size, size)).unflatten(0, target_cameras.shape[:2])  # (B, V, C, 8, 8)
-        return views + self.mean_features if self.config.center_features else views
-
-    def _attend_to_source(
-        self,
-        tokens: torch.Tensor,
-        target_cameras: torch.Tensor,
-        features: torch.Tensor,
-        timestep: torch.Tensor | float,
-        source_cameras: torch.Tensor,
-    ) -> torch.Tensor:
-        """What the tokens (B*V, H*W, C) of target_cameras (B, V, 25) miss: (B*V, H*W, C'), from centered features."""
-        camera_embedding, temb = self._conditions(features, timestep, source_cameras)
-        source_tokens = self.proj_in(self.norm_in(features.flatten(2).mT)) + self.source_embedding  # (B, H*W, C)
-        of_source = (
-            x.repeat_interleave(target_cameras.shape[1], dim=0) for x in (source_tokens, camera_embedding, temb)
-        )
-        source_tokens, camera_embedding, temb = of_source
-        target_embedding = self.target_camera_embedding(target_cameras.flatten(0, 1).to(features.dtype))  # (B*V, C)
-        tokens = self.proj_view_in(tokens) + self.view_embedding
-        tokens = self._run(self.view_blocks, tokens, source_tokens, camera_embedding + target_embedding, temb)
-        return self.proj_view_out(self.norm_view(tokens))
-
-    def _conditions(
-        self, features: torch.Tensor, timestep: torch.Tensor | float, source_cameras: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings (B, C) of source_cameras (B, 25) and of the time step, which modulate every block (Eq. 4)."""
         batch_size = features.shape[0]
+        if source_cameras is None:
+            source_cameras = self.camera_predictor(features)
         if source_cameras.shape != (batch_size, 25):
             raise ValueError(
                 f"`source_cameras` has shape {tuple(source_cameras.shape)}, but must be ({batch_size}, 25)."
@@ -365,8 +224,67 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
         timestep = torch.as_tensor(timestep, device=features.device).reshape(-1)
         if timestep.shape[0] not in (1, batch_size):
             raise ValueError(f"`timestep` has {timestep.shape[0]} values, but 1 or {batch_size} are accepted.")
-        temb = self.time_embedding(self.time_proj(timestep.expand(batch_size)).to(features.dtype))
-        return self.camera_embedding(source_cameras.to(features.dtype)), temb
+        normalized = self.norm_in(features.flatten(2).mT)  # (B, H*W, C)
+        return SourceTokens(
+            features=normalized,
+            tokens=self.proj_in(normalized),
+            cameras=source_cameras,
+            camera_embedding=self.camera_embedding(source_cameras.to(features.dtype)),
+            temb=self.time_embedding(self.time_proj(timestep.expand(batch_size)).to(features.dtype)),
+        )
+
+    @apply_forward_hook  # so that CPU offload fetches the weights
+    def build_volume(self, source: SourceTokens) -> torch.Tensor:
+        """Feature volume (B, C, Z, Y, X) of a source (Eq. 3, 4), once for all its views."""
+        batch_size = len(source.tokens)
+        tokens = self.volume_queries.repeat(batch_size, 1, 1)  # (B, Z*Y*X, C)
+        if self.config.num_source_layers:
+            centers = voxel_centers(self.volume_shape, self.config.half_extent).flatten(0, 2)  # (Z*Y*X, 3)
+            tokens = tokens + self._lift(source.tokens, source.cameras, centers.expand(batch_size, -1, -1))
+        source_tokens = source.tokens + self.source_embedding
+        tokens = self._run(self.volume_blocks, tokens, source_tokens, source.camera_embedding, source.temb)
+        return self.proj_volume(self.norm_volume(tokens)).mT.unflatten(2, self.volume_shape)  # (B, C, Z, Y, X)
+
+    @apply_forward_hook  # so that CPU offload fetches the weights
+    def project(self, feature_volume: torch.Tensor, source: SourceTokens, target_cameras: torch.Tensor) -> torch.Tensor:
+        """Features (B, V, C, 8, 8) of target_cameras (B, V, 25), from a source and its volume (Eq. 5, 6).
+
+        Raises:
+            ValueError: the cameras' shape is another.
+        """
+        batch_size, size = feature_volume.shape[0], self.config.feature_size
+        if target_cameras.ndim != 3 or target_cameras.shape[::2] != (batch_size, 25):
+            raise ValueError(
+                f"`target_cameras` has shape {tuple(target_cameras.shape)}, but must be ({batch_size}, V, 25)."
+            )
+        points = frustum_points(target_cameras, size, size, self.config.depth, self.config.near, self.config.far)
+        frustum_features = sample_volume(feature_volume, points, self.config.half_extent)  # (B, C, V, D, H, W)
+        tokens = frustum_features.permute(0, 2, 3, 4, 5, 1).flatten(0, 1).flatten(2, 3)  # (B*V, D, H*W, C)
+        tokens = tokens + self.frustum_embedding.unflatten(0, tokens.shape[1:3])
+        if self.config.num_source_layers:
+            source_samples = self.proj_samples(source.features)  # (B, H*W, C)
+            lifted = self._lift(source_samples, source.cameras, points.flatten(1, 4))  # (B, V*D*H*W, C)
+            tokens = tokens + lifted.reshape(tokens.shape)
+        tokens = self._run(self.aggregator_blocks, tokens)
+        tokens = self.norm_out(tokens.mean(dim=1))  # (B*V, H*W, C)
+        views = self.proj_out(tokens)  # (B*V, H*W, C)
+        if self.config.num_source_layers:
+            views = views + self._attend_to_source(tokens, source, target_cameras)
+        views = views.mT.unflatten(2, (size, size)).unflatten(0, target_cameras.shape[:2])  # (B, V, C, 8, 8)
+        return views + self.mean_features
+
+    def _attend_to_source(
+        self, tokens: torch.Tensor, source: SourceTokens, target_cameras: torch.Tensor
+    ) -> torch.Tensor:
+        """What the tokens (B*V, H*W, C) of target_cameras (B, V, 25) miss of the source: (B*V, H*W, C')."""
+        source_tokens, camera_embedding, temb = (
+            x.repeat_interleave(target_cameras.shape[1], dim=0)
+            for x in (source.tokens + self.source_embedding, source.camera_embedding, source.temb)
+        )
+        target_embedding = self.target_camera_embedding(target_cameras.flatten(0, 1).to(source.tokens.dtype))
+        tokens = self.proj_view_in(tokens) + self.view_embedding
+        tokens = self._run(self.view_blocks, tokens, source_tokens, camera_embedding + target_embedding, temb)
+        return self.proj_view_out(self.norm_view(tokens))
 
     def _run(self, blocks: nn.ModuleList, tokens: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
         """Tokens after all blocks, with gradient checkpointing where it is on."""
@@ -380,12 +298,12 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
     def _lift(self, source_tokens: torch.Tensor, source_cameras: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Source tokens (B, H*W, C) where source_cameras (B, 25) see the points (B, N, 3): (B, N, C).
 
-        The camera learns from its own loss and from the modulation, not from moving the picture.
+        The camera learns from its own loss and from the modulation, not from moving the image.
         """
         size = self.config.feature_size
         cameras = source_cameras.detach().float()
         uvz = project_points(points.to(cameras), cameras)  # (B, N, 3)
-        grid = 2 * uvz[..., None, :2] - 1  # (B, N, 1, 2), in float32: half precision would move the picture
+        grid = 2 * uvz[..., None, :2] - 1  # (B, N, 1, 2), in float32: half precision would move the image
         feature_map = source_tokens.mT.unflatten(2, (size, size)).to(grid.dtype)
         return F.grid_sample(feature_map, grid, align_corners=False)[..., 0].mT.to(source_tokens.dtype)
 
@@ -396,14 +314,7 @@ class ViewTransformer3D(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"`features` has shape {tuple(features.shape)}, but this view transformer takes {('B', *expected)}."
             )
-        return features - self.mean_features if self.config.center_features else features
-
-
-def _zeroed(linear: nn.Linear) -> nn.Linear:
-    """The layer with all its weights at zero."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
+        return features - self.mean_features
 
 
 def _position_features(shape: tuple[int, ...], channels: int) -> torch.Tensor:

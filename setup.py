@@ -90,7 +90,6 @@ setup(
         "console_scripts": [
             "nvb-face = nvb_diffusers.cli:main",
             "nvb-heads = nvb_diffusers.heads.cli:main",
-            "nvb-face-eval = nvb_diffusers.cli.evaluate:main",
         ]
     },
 )

@@ -3,15 +3,17 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SIDE, tiny_pipeline
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 
-from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, cli
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, cli, loading
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.cli.info import count_gflop, passes_gflop
 from nvb_diffusers.data.contact_sheet import contact_sheet
@@ -155,15 +157,23 @@ def test_degrade_can_be_replayed_from_its_json(run, face, tmp_path):
     assert (tmp_path / "o/face_mild_4.png").read_bytes() != (tmp_path / "face_mild_3.png").read_bytes()
 
 
-def test_steps_unasked_are_those_of_the_checkpoint(checkpoint, tmp_path):
-    """Assert that who gives no steps gets what the checkpoint says, and 20 on a CPU where it says nothing."""
-    NVBFacePipeline(**tiny_pipeline().components, default_num_inference_steps=6).save_pretrained(tmp_path)
-    for path, steps in ((tmp_path, 6), (checkpoint, 20)):
-        words = ["restore", "face.png", "--out", "o", "--device", "cpu", "--checkpoint", str(path)]
-        for extra, expected in (([], steps), (["--steps", "7"], 7)):
-            args = cli.build_parser().parse_args(words + extra)
-            cli.load_pipeline(args)
-            assert args.steps == expected
+def test_steps_unasked_are_those_of_the_checkpoint(face, checkpoint, tmp_path, run, monkeypatch):
+    """Assert that who gives no steps gets what the checkpoint says, and the paper's 50 where it says nothing."""
+    NVBFacePipeline(**tiny_pipeline().components, default_num_inference_steps=6).save_pretrained(tmp_path / "six")
+    asked = []
+    set_timesteps = DDIMScheduler.set_timesteps
+
+    def note(scheduler, steps, *args, **kwargs):
+        asked.append(steps)
+        return set_timesteps(scheduler, steps, *args, **kwargs)
+
+    monkeypatch.setattr(DDIMScheduler, "set_timesteps", note)
+    for path, steps in ((tmp_path / "six", 6), (checkpoint, 50)):
+        for extra, expected in (([], steps), (["--steps", 7], 7)):
+            options = ["--aligned", "--out", tmp_path / "o", "--device", "cpu", "--checkpoint", path, *extra]
+            assert run("restore", face, *options, model=False)[0] == 0
+            assert asked.pop() == expected
+            assert not asked
 
 
 def test_info_counts_parameters_and_work(run, checkpoint):
@@ -216,7 +226,18 @@ def test_gflop_of_a_matrix_product_and_of_twice_the_views():
         (("views", "face.png", "--out", "o", "--checkpoint", "no/such/folder"), "neither a folder nor a Hub id"),
         (("degrade", "face.png", "--preset", "cruel"), "cruel"),
         (("degrade", "face.png", "--seed", "-1"), "seed"),
-        ((), "command"),
+        ((), "COMMAND"),
+        (("eval",), "COMMAND"),
+        (("eval", "make-set", "empty", "--out", "set"), "no data set at empty"),
+        (("eval", "make-set", "empty", "--out", "set", "--preset", "cruel"), "cruel"),
+        (("eval", "make-set", "empty", "--out", "set", "--num-identities", "-3"), "at least 0"),
+        (("eval", "score", "empty", "empty", "--camera-predictor", "none"), "no test set at empty"),
+        (("eval", "compare", "nothing", "empty", "--out", "o"), "neither a file nor a packaged comparison"),
+        (("eval", "compare", "text.jpg", "empty", "--out", "o"), "text.jpg is not JSON"),
+        (("eval", "compare", "default", "empty", "--out", "o", "--workers", "0"), "at least 1"),
+        (("eval", "report", "empty"), "no comparison.json"),
+        (("eval", "rows", "empty", "--out", "rows.png", "--ranks", "first"), "first"),
+        (("eval", "rows", "empty", "--out", "rows.png"), "no scores of views"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -227,7 +248,7 @@ def test_errors_are_one_line_and_leave_nothing(run, checkpoint, face, tmp_path, 
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (60, 40)).save("wide.png")
     before = everything_below(tmp_path)
-    model = bool(args) and args[0] != "degrade" and "--checkpoint" not in args and "--device" not in args
+    model = bool(args) and args[0] not in ("degrade", "eval") and "--checkpoint" not in args and "--device" not in args
     if "--device" in args:
         args = (*args, "--checkpoint", checkpoint)
     status, out, errors = run(*args, model=model)
@@ -236,6 +257,22 @@ def test_errors_are_one_line_and_leave_nothing(run, checkpoint, face, tmp_path, 
     assert len(errors) == 1
     assert message in errors[0]
     assert everything_below(tmp_path) == before
+
+
+def test_only_measuring_imports_its_libraries():
+    """Assert that help and views know nothing of the extras of training and evaluation, nor of what measures."""
+    code = """import sys
+from nvb_diffusers.cli import main
+for argv in (["--help"], ["views", "none.jpg", "--out", "o"]):
+    try:
+        main(argv)
+    except SystemExit:
+        pass
+names = {name.split(".")[0] for name in sys.modules} | set(sys.modules)
+print(names & {"datasets", "torchmetrics", "nvb_diffusers.evaluation.metrics", "nvb_diffusers.training"})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_step_1_pipeline_restores_but_has_no_views(run, face, tmp_path):
@@ -250,21 +287,22 @@ def test_step_1_pipeline_restores_but_has_no_views(run, face, tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(run, face, tmp_path, monkeypatch):
-    """Assert that results appear together or not at all."""
+    """Assert that the files of a photo appear together or not at all, and that the error is one line."""
 
-    def full(*args):
+    def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(cli, "contact_sheet", full)  # which comes after the views
-    status, _, errors = run("views", face, "--aligned", "--num", 2, "--out", tmp_path / "o")
-    assert (status, errors[-1]) == (2, "nvb-face: disk full")
-    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr("nvb_diffusers.cli.views.contact_sheet", fail)
+    status, _, errors = run("views", face, "--aligned", "--num", 1, "--out", tmp_path / "o")
+    assert status == 2
+    assert errors[-1] == "nvb-face: disk full"
+    assert everything_below(tmp_path) == ["face.png"]
 
 
 def test_missing_default_weights_are_named(monkeypatch, face, run, tmp_path):
     """Assert that a build without weights says so and names the option."""
-    monkeypatch.setattr(cli, "DEFAULT_CHECKPOINT", DEFAULT_CHECKPOINT + "_absent")
     absent = DEFAULT_CHECKPOINT + "_absent"
+    monkeypatch.setattr(loading, "DEFAULT_CHECKPOINT", absent)
     status, _, errors = run("restore", face, "--out", tmp_path / "o", "--checkpoint", absent, model=False)
     assert status == 2
     assert len(errors) == 1

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import load_script, tiny_pipeline
+from conftest import tiny_pipeline
 from PIL import Image
 from small_data import write_small_set
 
 from nvb_diffusers.camera import camera_from_angles
+from nvb_diffusers.cli import main
 from nvb_diffusers.evaluation.compare import compare, errors_by_yaw, paired_lead, read_comparison, row_folder
 from nvb_diffusers.evaluation.methods import InputAsView, MeanFace, OneStage, TwoStage, write_predictions
 from nvb_diffusers.evaluation.score import read_scores
@@ -145,13 +146,13 @@ def test_a_comparison_from_its_file(place, tmp_path, monkeypatch):
 
 def test_rows_are_drawn_by_rank(place, tmp_path, capsys):
     """Assert that the best person by SSIM comes first, with two rows, and one line for a rank that is not there."""
-    draw_rows = load_script("draw_rows")
     rows = ({"name": "input", "method": "input"},)
     values = {"title": "tiny", "rows": rows, "preset": "severe", "test_set": SET, "num_inference_steps": 1}
     (tmp_path / "comparison.json").write_text(json.dumps(values))
     compare(read_comparison(tmp_path / "comparison.json"), place / "data", tmp_path / "out", None)
     options = ["--row", "input", "--preset", "severe", "--out", str(tmp_path / "rows.png")]
-    assert draw_rows.main([str(tmp_path / "out"), *options, "--ranks", "1", "-1"]) == 0
+    command = ["eval", "rows", str(tmp_path / "out"), *options]
+    assert main([*command, "--ranks", "1", "-1"]) == 0
     with Image.open(tmp_path / "rows.png") as sheet:
         assert sheet.size == (3 * (64 + 6) + 6, 4 * (64 + 13 + 12) + 6)
         first = pixels(sheet.crop((6, 6, 70, 70)))
@@ -162,8 +163,10 @@ def test_rows_are_drawn_by_rank(place, tmp_path, capsys):
     best = max(means, key=means.get)
     assert len(set(means.values())) == 3
     assert np.array_equal(first, pixels(Image.open(tmp_path / f"out/sets/severe/inputs/{best}.png")))
-    assert draw_rows.main([str(tmp_path / "out"), *options, "--ranks", "4"]) == 2
+    assert main([*command, "--ranks", "4"]) == 2
     assert "--ranks 4: there are 3 people" in capsys.readouterr().err
+    assert main([*command, "--row", "nobody"]) == 2
+    assert "has no scores of views" in capsys.readouterr().err
 
 
 def test_results_of_other_settings_are_not_gone_on_with(place, tmp_path):
@@ -246,3 +249,11 @@ def test_a_bad_file_is_refused(tmp_path, change, message):
 def test_rows_become_folders():
     """Assert names without anything a file system minds."""
     assert row_folder("Two-stage: restore, then views!") == "two-stage-restore-then-views"
+
+
+def test_packaged_comparisons_are_known_by_name(tmp_path):
+    """Assert that each is whole and is found by its name, and that another name gets the list."""
+    assert read_comparison("default").rows[0].name == "ours"
+    assert len(read_comparison("ablations").rows) > 1
+    with pytest.raises(ValueError, match=r"neither a file nor a packaged comparison \(ablations, default\)"):
+        read_comparison("defualt")

@@ -8,7 +8,7 @@ from PIL import Image
 from small_data import write_small_set
 
 from nvb_diffusers.camera import project_points
-from nvb_diffusers.cli import evaluate as cli
+from nvb_diffusers.cli import main
 from nvb_diffusers.data.images import to_pixel_values
 from nvb_diffusers.data.records import read_records, write_records
 from nvb_diffusers.evaluation import score
@@ -201,11 +201,12 @@ def test_command_scores_a_folder(made, tmp_path, monkeypatch, capsys):
     """Assert that the command prints the table, writes beside the predictions, and says what is wrong in one line."""
     test_set, networks = made
     folder = copy_truths(test_set, tmp_path / "mine")
-    monkeypatch.setattr(cli, "find_networks", lambda predictor, arcface: networks if predictor is None else None)
-    assert cli.main(["score", str(test_set.folder), str(folder), "--camera_predictor", "none"]) == 0
+    find = "nvb_diffusers.evaluation.networks.find_networks"
+    monkeypatch.setattr(find, lambda predictor, arcface: networks if predictor is None else None)
+    assert main(["eval", "score", str(test_set.folder), str(folder), "--camera-predictor", "none"]) == 0
     assert "### Novel views" in capsys.readouterr().out
     assert (tmp_path / "mine-scores/summary.json").is_file()
-    assert cli.main(["score", str(folder), str(folder), "--camera_predictor", "none"]) == 2
+    assert main(["eval", "score", str(folder), str(folder), "--camera-predictor", "none"]) == 2
     assert "no test set at" in capsys.readouterr().err
 
 

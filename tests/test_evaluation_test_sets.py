@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from small_data import write_small_set
 
-from nvb_diffusers.cli.evaluate import main
+from nvb_diffusers.cli import main
 from nvb_diffusers.data.degradation import apply
 from nvb_diffusers.data.records import read_records, write_records
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
@@ -85,13 +85,13 @@ def test_tampering_is_named(data, tmp_path, change):
 def test_bad_requests_leave_nothing(data, tmp_path, capsys):
     """Assert one line for an existing folder, an unknown split, too many views and a broken picture, and no remains."""
     out = tmp_path / "set"
-    assert main(["make-set", str(data), "--out", str(data)]) == 2
+    assert main(["eval", "make-set", str(data), "--out", str(data)]) == 2
     assert "exists" in capsys.readouterr().err
-    for options, message in ((["--split", "nobody"], "no picture in split"), ([], "lower --num_target_views")):
-        assert main(["make-set", str(data), "--out", str(out), *options]) == 2
+    for options, message in ((["--split", "nobody"], "no picture in split"), ([], "lower --num-target-views")):
+        assert main(["eval", "make-set", str(data), "--out", str(out), *options]) == 2
         assert message in capsys.readouterr().err
     next(data.glob("images/000003/*.png")).write_bytes(b"broken")
-    arguments = ["make-set", str(data), "--out", str(out), "--num_target_views", "2"]
+    arguments = ["eval", "make-set", str(data), "--out", str(out), "--num-target-views", "2"]
     assert main(arguments) == 2
     assert "cannot read picture" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "set" in path.name]
@@ -101,8 +101,8 @@ def test_bad_requests_leave_nothing(data, tmp_path, capsys):
 
 def test_command_makes_a_set(data, tmp_path, capsys):
     """Assert that the command's options reach the set."""
-    options = ["--num_identities", "2", "--num_target_views", "1", "--resolution", "16", "--preset", "mild"]
-    assert main(["make-set", str(data), "--out", str(tmp_path / "set"), *options]) == 0
+    options = ["--num-identities", "2", "--num-target-views", "1", "--resolution", "16", "--preset", "mild"]
+    assert main(["eval", "make-set", str(data), "--out", str(tmp_path / "set"), *options]) == 0
     settings = load_test_set(tmp_path / "set").settings
     assert settings["preset"] == "mild"
     assert (settings["num_identities"], settings["resolution"], settings["data"]) == (2, 16, "data")

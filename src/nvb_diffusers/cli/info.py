@@ -1,5 +1,6 @@
-"""How large a pipeline is and what it costs, counted without weights and without computing anything."""
+"""`nvb-face info`: how large a pipeline is and what it costs, counted without computing anything."""
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nvb_diffusers import NVBFacePipeline, PixelRestorer, TimeAwareImageEncoder, ViewTransformer3D
+from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
 from nvb_diffusers.camera import camera_from_angles
+from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command
+from nvb_diffusers.loading import open_checkpoint
 from nvb_diffusers.models.unet import SD21_UNET_CONFIG
 
 # Of every Stable Diffusion 1 and 2: the defaults of AutoencoderKL are published, but for these.
@@ -24,6 +27,24 @@ SD_VAE_CONFIG: dict[str, Any] = {
 COMPONENTS = ("image_encoder", "view_transformer", "unet", "vae", "pixel_restorer")
 
 
+def add_commands(commands: Commands) -> None:
+    """Add `info`."""
+    info = add_command(commands, "info", run_info, "Parameters of each component, and GFLOP of each kind of pass.")
+    which = info.add_mutually_exclusive_group()
+    add_checkpoint(which)
+    which.add_argument("--paper-size", action="store_true", help="the paper's sizes on Stable Diffusion 2.1's layout")
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """`nvb-face info`."""
+    if args.paper_size:
+        pipe, name = paper_size_pipeline(), "paper size (random weights)"
+    else:
+        pipe, name = open_checkpoint(args.checkpoint), args.checkpoint
+    size = pipe.image_encoder.config.sample_size
+    print(pipeline_tables(pipe, f"{name}: images of {size}x{size}, {type(pipe.scheduler).__name__}"))
+
+
 def paper_size_pipeline() -> NVBFacePipeline:
     """The paper's sizes around Stable Diffusion 2.1's layout in bfloat16, on the meta device: shapes without memory."""
     with torch.device("meta"):
@@ -33,12 +54,9 @@ def paper_size_pipeline() -> NVBFacePipeline:
             unet=UNet2DConditionModel(**SD21_UNET_CONFIG),
             vae=AutoencoderKL(**SD_VAE_CONFIG),
             scheduler=DDIMScheduler(),
-            pixel_restorer=PixelRestorer(),
         )
-    for name in COMPONENTS:
-        nn.Module.to(
-            getattr(pipe, name), torch.bfloat16
-        )  # ModelMixin's own `to` warns of modules kept in float32: none
+    for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
+        nn.Module.to(model, torch.bfloat16)  # ModelMixin's own `to` warns of modules kept in float32: none
     return pipe
 
 
@@ -76,7 +94,7 @@ def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
     return gflop
 
 
-def describe(pipe: NVBFacePipeline, title: str) -> str:
+def pipeline_tables(pipe: NVBFacePipeline, title: str) -> str:
     """Tables of a pipeline's parameters by component and of its cost by pass; `pipe` is moved to the meta device."""
     lines = [title, "", f"{'component':<18}{'class':<26}{'dtype':<10}{'parameters':>14}{'MB':>9}"]
     total_count = total_bytes = 0

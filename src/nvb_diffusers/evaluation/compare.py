@@ -43,6 +43,7 @@ from nvb_diffusers.evaluation.test_sets import TestSet, file_hash, load_test_set
 from nvb_diffusers.files import read_json, write_json, write_whole
 
 METHODS = ("one_stage", "two_stage", "input", "mean_face")
+PACKAGED = Path(__file__).with_name("comparisons")
 YAW_EDGES_DEG = (0, 10, 20, 30, 45, 60)
 
 
@@ -100,12 +101,18 @@ class Comparison:
         return (self.preset,) if row.presets is None else row.presets
 
 
-def read_comparison(path: str | Path) -> Comparison:
-    """The comparison that a JSON file describes.
+def read_comparison(name: str | Path) -> Comparison:
+    """The comparison that a JSON file describes, or one of the packaged ones by its name.
 
     Raises:
-        ValueError: a name that is unknown, missing or there twice.
+        ValueError: there is no such comparison, or it holds a name that is unknown, missing or there twice.
     """
+    path = Path(name)
+    if not path.is_file():
+        packaged = {file.stem: file for file in sorted(PACKAGED.glob("*.json"))}
+        if str(name) not in packaged:
+            raise ValueError(f"'{name}' is neither a file nor a packaged comparison ({', '.join(packaged)})")
+        path = packaged[str(name)]
     values = read_json(path)
     _check_names(values, Comparison, path)
     for row in values["rows"]:

@@ -191,7 +191,7 @@ class OwnPredictor:
     def __init__(self, checkpoint: str) -> None:
         pipeline = NVBFacePipeline.from_pretrained(checkpoint)
         if pipeline.view_transformer is None:
-            raise ValueError(f"{checkpoint} has no view transformer, so it predicts no camera (--camera_predictor)")
+            raise ValueError(f"{checkpoint} has no view transformer, so it predicts no camera (--camera-predictor)")
         self.pipeline, self.side = pipeline, pipeline.image_encoder.config.sample_size
 
     def fingerprint(self) -> str:

@@ -36,7 +36,7 @@ def write_report(folder: str | Path) -> tuple[Path, Path]:
     """
     folder = Path(folder)
     if not (folder / "comparison.json").is_file():
-        raise ValueError(f"{folder} has no comparison.json: make one with `nvb-face-eval compare`")
+        raise ValueError(f"{folder} has no comparison.json: make one with `nvb-face eval compare`")
     results = {"rows": [], **read_json(folder / "comparison.json")}
     sections = [*_other_sections(results), *_table_sections(results)]
     markdown = [f"# {results['title']}", "", *_notes(results)]

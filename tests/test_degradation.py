@@ -416,7 +416,7 @@ def test_output_has_the_size_of_the_input(preset, height, width):
 )
 def test_other_images_are_refused(image):
     """Assert one line that names what was given and what is accepted."""
-    with pytest.raises(ValueError, match=r"image is .*expected an RGB picture"):
+    with pytest.raises(ValueError, match=r"image is .*expected an RGB image"):
         apply(image, draw("mild"))
 
 

@@ -72,7 +72,7 @@ def publish(
     """Put a pipeline on the Hub, as both branches; doing it again replaces what is there.
 
     Files of the component folders that the pipeline no longer has are removed, and so is any `.py` file on `main`.
-    Other files in the repository, such as pictures, stay.
+    Other files in the repository, such as images, stay.
 
     Args:
         pipeline: from the installed package, without a live adapter.

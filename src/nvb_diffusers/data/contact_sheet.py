@@ -1,24 +1,24 @@
-"""Several pictures on one page, with a line of text under each."""
+"""Several images on one page, with a line of text under each."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-MARGIN = 6  # pixels around each picture
+MARGIN = 6  # pixels around each image
 TEXT_SIZE = 13
 BACKGROUND, TEXT_COLOR = (255, 255, 255), (40, 40, 40)
 
 
-def contact_sheet(pictures: Sequence[Image.Image], labels: Sequence[str], columns: int = 8) -> Image.Image:
-    """One page of pictures, row by row, each as high as the first and with its label below.
+def contact_sheet(images: Sequence[Image.Image], labels: Sequence[str], columns: int = 8) -> Image.Image:
+    """One page of images, row by row, each as high as the first and with its label below.
 
     Args:
-        pictures: at least one.
+        images: at least one.
         labels: as many.
-        columns: pictures in a row.
+        columns: images in a row.
     """
-    height = pictures[0].height
-    cells = [picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures]
+    height = images[0].height
+    cells = [image.resize((round(image.width * height / image.height), height)) for image in images]
     columns = min(columns, len(cells))
     cell_width, cell_height = max(cell.width for cell in cells) + MARGIN, height + TEXT_SIZE + 2 * MARGIN
     rows = -(-len(cells) // columns)

@@ -1,14 +1,14 @@
 """Blind face degradation as a value: drawn once, written to JSON, applied any number of times with the same result.
 
 Eq. 7 of the paper compares features of the source with features of every target view after **the same** degradation,
-so a degradation here is a list of operations with plain numbers, not a random function. Applied to two pictures of
+so a degradation here is a list of operations with plain numbers, not a random function. Applied to two images of
 one size, one `DegradationParams` uses the same kernels, the same noise pattern, the same resizing and the same JPEG.
 
     params = draw_degradation(np.random.default_rng(3), "severe")
     source, target = apply(source, params), apply(target, params)
 
-Presets. All numbers hold for a 512 px picture; a-b is a uniform draw. Sigma in pixels, noise as standard deviation of
-8-bit values, Poisson as factor on the shot noise of 256 photons. `factor` is how much smaller the final picture is
+Presets. All numbers hold for a 512 px image; a-b is a uniform draw. Sigma in pixels, noise as standard deviation of
+8-bit values, Poisson as factor on the shot noise of 256 photons. `factor` is how much smaller the final image is
 before it is enlarged again; the scale of pass 1 is relative to the input, that of the last pass to input / factor.
 
 |                  | mild    | medium         | severe         | real_esrgan    | codeformer |
@@ -31,19 +31,19 @@ before it is enlarged again; the scale of pass 1 is relative to the input, that 
 | JPEG             |         | 40-95          | 30-75          | 30-95          |            |
 | final sinc p     |         | .8             | .8             | .8             |            |
 
-A sixth, `clean`, leaves the picture as it is: for models of clean photos, and as the first point of a curve.
+A sixth, `clean`, leaves the image as it is: for models of clean photos, and as the first point of a curve.
 
 Kernels: 2 is isotropic or anisotropic Gaussian, half each; 6 is isotropic .45, anisotropic .25, generalized .12 and
 .03, plateau .12 and .03 (isotropic and anisotropic). Two-pass presets choose Gauss or Poisson noise with probability
 one half each and make it gray with .4. The final sinc comes before or after the last JPEG with equal probability.
 
-Other sizes than 512. A degradation looks the same at every size. At side R (the shorter one) an intermediate picture
+Other sizes than 512. A degradation looks the same at every size. At side R (the shorter one) an intermediate image
 that has 512 f pixels at 512 keeps 512 f pixels, but never gets more than R (f R if f > 1): `severe` is a face of 24 to
 40 px for every R up to 512. Sigma, kernel radius (at least 3 taps), sinc wavelength and noise are multiplied by the
 density, the pixels it has over the pixels it has at 512. Above 512 factors stay, and the density is R / 512.
 
 The noise of a seed is numpy's, JPEG and filters are OpenCV's: results are equal to the bit for one version of both.
-Poisson noise is its normal approximation, since a sampled Poisson variable has no pattern that two pictures can share.
+Poisson noise is its normal approximation, since a sampled Poisson variable has no pattern that two images can share.
 """
 
 import json
@@ -93,14 +93,14 @@ class Blur:
         numbers = (self.sigma_x, self.sigma_y, self.shape)
         _check(all(0 < n < math.inf for n in numbers), f"blur sigma and shape are {numbers}, expected above 0")
 
-    def run(self, picture: np.ndarray, density: float) -> np.ndarray:
+    def run(self, image: np.ndarray, density: float) -> np.ndarray:
         """(H, W, 3) -> (H, W, 3), blurred."""
         taps, sigma_x, sigma_y = _scaled_taps(self.taps, density), self.sigma_x * density, self.sigma_y * density
         if self.kind == "isotropic":  # the only separable one
             line = gaussian_line(taps, sigma_x)
-            return cv2.sepFilter2D(picture, -1, line, line)
+            return cv2.sepFilter2D(image, -1, line, line)
         kernel = gaussian_kernel(self.kind, taps, sigma_x, sigma_y, self.rotation, self.shape)
-        return cv2.filter2D(picture, -1, kernel)
+        return cv2.filter2D(image, -1, kernel)
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ class Sinc:
         _check(self.taps % 2 == 1 and 3 <= self.taps <= 101, f"sinc taps is {self.taps}, expected odd, 3 to 101")
         _check(0 < self.cutoff <= math.pi, f"sinc cutoff is {self.cutoff}, expected above 0 and at most pi")
 
-    def run(self, picture: np.ndarray, density: float) -> np.ndarray:
-        """(H, W, 3) -> (H, W, 3); unchanged where the picture is too coarse to hold what the filter removes."""
+    def run(self, image: np.ndarray, density: float) -> np.ndarray:
+        """(H, W, 3) -> (H, W, 3); unchanged where the image is too coarse to hold what the filter removes."""
         cutoff = self.cutoff / density
         if cutoff >= math.pi:
-            return picture
-        return cv2.filter2D(picture, -1, sinc_kernel(_scaled_taps(self.taps, density), cutoff))
+            return image
+        return cv2.filter2D(image, -1, sinc_kernel(_scaled_taps(self.taps, density), cutoff))
 
 
 @dataclass(frozen=True)
@@ -133,19 +133,19 @@ class Resize:
         _check(0 < self.scale <= 4, f"resize scale is {self.scale}, expected above 0 and at most 4")
         _check(self.mode in RESIZE_MODES, f"resize mode is {self.mode!r}, expected one of {', '.join(RESIZE_MODES)}")
 
-    def run(self, picture: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, float]:
-        """(H, W, 3) -> the resized picture and its density, pixels per pixel of the 512 px chain.
+    def run(self, image: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, float]:
+        """(H, W, 3) -> the resized image and its density, pixels per pixel of the 512 px chain.
 
         Args:
-            picture: The picture at its present size.
+            image: at its present size.
             input_size: Height and width of the input of the chain.
         """
         side = min(input_size)
         scale = min(self.scale * max(REFERENCE_SIZE / side, 1), max(self.scale, 1))
         height, width = (max(1, round(length * scale)) for length in input_size)
-        if picture.shape[:2] != (height, width):
-            picture = cv2.resize(picture, (width, height), interpolation=RESIZE_MODES[self.mode])
-        return picture, scale * side / (self.scale * REFERENCE_SIZE)
+        if image.shape[:2] != (height, width):
+            image = cv2.resize(image, (width, height), interpolation=RESIZE_MODES[self.mode])
+        return image, scale * side / (self.scale * REFERENCE_SIZE)
 
 
 @dataclass(frozen=True)
@@ -166,17 +166,17 @@ class Noise:
         _check(0 <= self.strength < math.inf, f"noise strength is {self.strength}, expected 0 or more")
         _check(self.seed >= 0, f"noise seed is {self.seed}, expected 0 or more")
 
-    def run(self, picture: np.ndarray, density: float) -> np.ndarray:
+    def run(self, image: np.ndarray, density: float) -> np.ndarray:
         """(H, W, 3) -> (H, W, 3) in [0, 1], with noise."""
         channels = 1 if self.gray else 3
-        pattern = np.random.default_rng(self.seed).standard_normal((*picture.shape[:2], channels), dtype=np.float32)
+        pattern = np.random.default_rng(self.seed).standard_normal((*image.shape[:2], channels), dtype=np.float32)
         if self.kind == "gaussian":
             pattern *= self.strength * density / 255
         else:
-            intensity = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] if self.gray else picture
+            intensity = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if self.gray else image
             pattern *= np.sqrt(np.maximum(intensity, 0))
             pattern *= self.strength * density / math.sqrt(PHOTONS)
-        noisy = picture + pattern
+        noisy = image + pattern
         return np.clip(noisy, 0, 1, out=noisy)
 
 
@@ -189,9 +189,9 @@ class Jpeg:
     def __post_init__(self) -> None:
         _check(1 <= self.quality <= 100, f"JPEG quality is {self.quality}, expected 1 to 100")
 
-    def run(self, picture: np.ndarray, density: float) -> np.ndarray:
+    def run(self, image: np.ndarray, density: float) -> np.ndarray:
         """(H, W, 3) -> (H, W, 3) in [0, 1], after the codec."""
-        bgr = cv2.cvtColor(_to_bytes(picture), cv2.COLOR_RGB2BGR)
+        bgr = cv2.cvtColor(_to_bytes(image), cv2.COLOR_RGB2BGR)
         _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
         return _to_float(cv2.cvtColor(cv2.imdecode(code, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
@@ -242,8 +242,8 @@ def _read_operation(entry: object) -> Operation:
     return cls(**values)
 
 
-def _to_bytes(picture: np.ndarray) -> np.ndarray:
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _to_float(image: np.ndarray) -> np.ndarray:
@@ -251,20 +251,20 @@ def _to_float(image: np.ndarray) -> np.ndarray:
 
 
 def apply(image: ImageType, params: DegradationParams) -> ImageType:
-    """(H, W, 3) uint8 RGB array, or an RGB PIL image -> the degraded picture, of the same size and type."""
+    """(H, W, 3) uint8 RGB array, or an RGB PIL image -> the degraded image, of the same size and type."""
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         given = f"PIL mode {image.mode}" if isinstance(image, Image.Image) else f"{pixels.dtype} {pixels.shape}"
-        raise ValueError(f"image is {given}, expected an RGB picture: uint8 (H, W, 3) or PIL mode RGB")
+        raise ValueError(f"image is {given}, expected an RGB image: uint8 (H, W, 3) or PIL mode RGB")
     input_size = pixels.shape[:2]
-    picture, density = _to_float(pixels), min(input_size) / REFERENCE_SIZE
+    degraded, density = _to_float(pixels), min(input_size) / REFERENCE_SIZE
     for operation in params.operations:
         if isinstance(operation, Resize):
-            picture, density = operation.run(picture, input_size)
+            degraded, density = operation.run(degraded, input_size)
         else:
-            picture = operation.run(picture, density)
-    degraded = _to_bytes(picture)
-    return Image.fromarray(degraded) if isinstance(image, Image.Image) else degraded
+            degraded = operation.run(degraded, density)
+    result = _to_bytes(degraded)
+    return Image.fromarray(result) if isinstance(image, Image.Image) else result
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ class PassRanges:
 
 @dataclass(frozen=True)
 class Preset:
-    """The passes, the factor by which the picture is smaller after the last one, and what ends the chain."""
+    """The passes, the factor by which the image is smaller after the last one, and what ends the chain."""
 
     factor: Range
     passes: tuple[PassRanges, ...]

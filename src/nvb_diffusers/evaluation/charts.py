@@ -60,8 +60,8 @@ def line_chart(series: Sequence[Series], title: str, x_labels: Mapping[float, st
         f'<span><i style="background:{COLORS[number % len(COLORS)]}"></i>{html.escape(line.name)}</span>'
         for number, line in enumerate(series)
     )
-    picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
-    return f'<div class="chart">{picture}<p class="legend">{legend}</p></div>'
+    drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
+    return f'<div class="chart">{drawing}<p class="legend">{legend}</p></div>'
 
 
 def nice_range(low: float, high: float, ticks: int = 5) -> tuple[float, float, float]:

@@ -30,17 +30,33 @@ SCHEDULERS = {
 }
 
 
+def knowing_unet(scheduler, clean):
+    """The forward of a UNet that knows the clean latents, and so tells the noise in any others of any time step."""
+    log_sigmas = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).log() / 2
+
+    def forward(latents, timestep, encoder_hidden_states, **kwargs):
+        before, after = int(timestep), min(int(timestep) + 1, len(log_sigmas) - 1)  # some schedulers step in between
+        sigma = torch.lerp(log_sigmas[before], log_sigmas[after], float(timestep) - before).exp()
+        return ((latents * (1 + sigma**2) ** 0.5 - clean) / sigma,)
+
+    return forward
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers(pipe, name):
-    """Assert finite latents of about the size that noise and pictures have, the same for the same generators."""
-    scheduler = getattr(diffusers, name.split()[0])
-    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **SCHEDULERS[name])
+    """Assert that each leads to the latents that the UNet knows, and to finite ones with ours, by the generators."""
+    clean = noise(seed=9)
+    known = knowing_unet(pipe.scheduler, clean)
+    pipe.scheduler = getattr(diffusers, name.split()[0]).from_config(pipe.scheduler.config, **SCHEDULERS[name])
     settings = {"num_inference_steps": 4, "eta": 1.0, "cameras": CAMERAS[:1], "output_type": "latent"}
     images = [picture(), picture(1)]
-    first = views(pipe, images, generator=[seeded(0), seeded(1)], **settings)
+    first, again = (views(pipe, images, generator=[seeded(0), seeded(1)], **settings) for _ in range(2))
     assert first.isfinite().all()
-    assert 0.1 < first.std() < 30
-    assert torch.equal(views(pipe, images, generator=[seeded(0), seeded(1)], **settings), first)
+    assert torch.equal(first, again)
+    pipe.unet.forward = known
+    found = views(pipe, images, generator=[seeded(0), seeded(1)], **settings)
+    # Some end at the first time step, whose noise has a deviation of 0.029, where the latents' own is about 1.
+    assert (found - clean).square().mean().sqrt() < 0.04
 
 
 def test_eta_adds_noise_from_the_generator(pipe):
@@ -48,6 +64,12 @@ def test_eta_adds_noise_from_the_generator(pipe):
     for eta, noisy in ((0.0, False), (1.0, True)):
         first, second = (views(pipe, latents=noise(1, 3), eta=eta, generator=seeded(seed)) for seed in (1, 2))
         assert (difference(first, second) > 1e-3) == noisy
+
+
+def deviation(first, second):
+    """The root mean square of the difference of two arrays of one shape."""
+    assert first.shape == second.shape
+    return float(np.sqrt(np.square(np.asarray(first, dtype=np.float64) - second).mean()))
 
 
 def note_fetches(pipe):
@@ -95,7 +117,7 @@ def test_models_run_one_after_another():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(pipe, dtype):
-    """Assert finite pictures near those of float32, in a batch with guidance; cameras stay float32."""
+    """Assert pictures that differ from those of float32 by rounding, with guidance; cameras stay float32."""
     settings = {"guidance_scale": 2.0, "cameras": CAMERAS[:2], "latents": noise(1, 1)}
     expected = views(pipe, **settings)
     for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
@@ -103,7 +125,8 @@ def test_half_precision(pipe, dtype):
     output = pipe(picture(), num_inference_steps=STEPS, output_type="pt", **settings)
     assert output.images.dtype == dtype
     assert output.source_cameras.dtype == torch.float32
-    assert difference(output.images.float().movedim(1, -1), expected) < 0.1
+    rounding = {torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
+    assert 0 < deviation(output.images.float().movedim(1, -1), expected) < 10 * rounding * expected.std()
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
     assert np.isfinite(views(pipe, **settings)).all()
 
@@ -114,16 +137,17 @@ def test_each_model_may_have_its_own_dtype(pipe):
     expected = views(pipe, **settings)
     pipe.image_encoder.to(torch.bfloat16)
     pipe.unet.to(torch.float64)
-    assert difference(views(pipe, **settings), expected) < 0.1
+    # The encoder rounds to 1/256; what it tells moves the pictures of an untrained UNet by little.
+    assert 0 < deviation(views(pipe, **settings), expected) < 1e-3 * expected.std()
 
 
 def test_layerwise_casting(pipe):
-    """Assert that all models run with weights stored in 8 bits."""
+    """Assert that with weights in 8 bits, three of them after the point, all models make nearly their pictures."""
     expected = views(pipe)
     for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     assert pipe.unet.mid_block.resnets[0].conv1.weight.dtype == torch.float8_e4m3fn
-    assert 0 < difference(views(pipe), expected) < 0.5
+    assert 0 < deviation(views(pipe), expected) < 0.2 * expected.std()
 
 
 def test_ways_to_run_the_unet(pipe):

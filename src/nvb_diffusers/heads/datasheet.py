@@ -45,7 +45,7 @@ def proportions(landmarks: np.ndarray) -> tuple[float, float, float]:
 
 
 def hair_areas(data_dir: Path, identities: list[int]) -> list[float]:
-    """Share of a frontal picture that scalp hair covers, of each identity: what changes when it is left out."""
+    """Share of a frontal image that scalp hair covers, of each identity: what changes when it is left out."""
     note = json.loads((data_dir / "prepare.json").read_bytes())
     template = Template(load_basis(default_cache()))
     renderer = Renderer(template, 128, 1.0)
@@ -53,11 +53,11 @@ def hair_areas(data_dir: Path, identities: list[int]) -> list[float]:
     for identity in identities:
         scene = make_scene(template, note["seed"], identity)
         renderer.load(scene)
-        pictures = [renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int)]
+        images = [renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int)]
         kinds = [strands.kind for strands in scene.strands]
         renderer.strands = [drawn for drawn, kind in zip(renderer.strands, kinds, strict=True) if kind != "hair"]
-        pictures.append(renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int))
-        areas.append(float((np.abs(pictures[0] - pictures[1]).sum(axis=-1) > 12).mean()))
+        images.append(renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int))
+        areas.append(float((np.abs(images[0] - images[1]).sum(axis=-1) > 12).mean()))
     return areas
 
 
@@ -68,12 +68,12 @@ def main() -> None:
     records = [json.loads(line) for line in lines]
     people = [record for record in records if record["view"] == 0]  # the view nearest to the front
     faces = np.array([proportions(np.array(person["landmarks"])) for person in people])
-    rows = {"pictures, identities": f"{len(records)}, {len(people)}"}
+    rows = {"images, identities": f"{len(records)}, {len(people)}"}
     for column, name in enumerate(("eyes to mouth", "eyes to nose tip", "width of the mouth")):
         rows[f"{name} over eye distance"] = spread(faces[:, column])
     for name in ("melanin", "age", "female"):
         rows[f"{name} (0 to 1)"] = spread([person[name] for person in people])
-    rows["hair area over picture, from the front"] = spread(
+    rows["hair area over image, from the front"] = spread(
         hair_areas(data_dir, [person["identity"] for person in people])
     )
     rows["gaze yaw, degrees"] = spread([person["gaze"][0] for person in people], 1)

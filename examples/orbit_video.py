@@ -4,12 +4,11 @@ import sys
 
 from diffusers.utils import export_to_gif
 
-from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, read_face
 from nvb_diffusers.camera import orbit_cameras
-from nvb_diffusers.face_crop import crop_face, load_photo
 
 photo, *pipeline = sys.argv[1:]
 pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
-face = crop_face(load_photo(photo), size=pipe.image_encoder.config.sample_size).image
+face = read_face(photo, pipe)
 views = pipe(face, cameras=orbit_cameras(24, (-40, 40)), view_batch_size=8).images
 export_to_gif([*views, *views[-2:0:-1]], "orbit.gif", fps=12)

@@ -2,10 +2,9 @@
 
 import sys
 
-from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
-from nvb_diffusers.face_crop import crop_face, load_photo
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, read_face
 
 photo, *pipeline = sys.argv[1:]
 pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
-face = crop_face(load_photo(photo), size=pipe.image_encoder.config.sample_size).image
+face = read_face(photo, pipe)
 pipe.restore(face).images[0].save("restored.png")

@@ -5,13 +5,12 @@ import sys
 import cv2
 from PIL import Image
 
-from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, read_face
 from nvb_diffusers.camera import orbit_cameras
-from nvb_diffusers.face_crop import crop_face, load_photo
 
 photo, *pipeline = sys.argv[1:]
 pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
-face = crop_face(load_photo(photo), size=pipe.image_encoder.config.sample_size).image
+face = read_face(photo, pipe)
 out = pipe(face, cameras=orbit_cameras(3, yaw_range_deg=(-30, 30)), num_samples=6)
 for number, (view, deviation) in enumerate(zip(out.images, out.deviation, strict=True)):
     view.save(f"view_{number:02d}.png")

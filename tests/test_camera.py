@@ -13,6 +13,7 @@ from nvb_diffusers.camera import (
     join_camera,
     mirror_camera,
     orbit_cameras,
+    pixel_centers,
     project_points,
     sample_volume,
     split_camera,
@@ -132,6 +133,12 @@ def test_check_refuses_what_is_no_camera(index, value, message):
     cameras[1, 2, index] = value
     with pytest.raises(ValueError, match=message):
         check_camera_params(cameras, "target_cameras")
+
+
+def test_pixel_centers_are_the_middles_of_cells():
+    """Assert (u, v) of a 2x3 image by hand."""
+    expected = [[[1 / 6, 0.25], [0.5, 0.25], [5 / 6, 0.25]], [[1 / 6, 0.75], [0.5, 0.75], [5 / 6, 0.75]]]
+    torch.testing.assert_close(pixel_centers(2, 3), torch.tensor(expected))
 
 
 def test_check_names_the_argument_and_its_shape():

@@ -172,14 +172,14 @@ class Broken(Dataset):
         return 3
 
     def __getitem__(self, index):
-        raise ValueError("cannot read picture 3.png: it is cut short")
+        raise ValueError("cannot read image 3.png: it is cut short")
 
 
 def test_an_error_of_a_worker_is_one_line():
     """Assert that the traceback that torch puts in a worker's error is left out."""
     with pytest.raises(ValueError, match="DataLoader worker") as caught:
         next(iter(DataLoader(Broken(), num_workers=1)))
-    assert one_line(caught.value) == "cannot read picture 3.png: it is cut short"
+    assert one_line(caught.value) == "cannot read image 3.png: it is cut short"
 
 
 def read_steps(path):

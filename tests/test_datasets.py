@@ -152,9 +152,9 @@ def test_unreadable_and_oblong_pictures_are_named(folder):
     broken.write_bytes(broken.read_bytes()[:60])
     Image.new("RGB", (64, 50)).save(oblong)
     dataset = FaceDataset(folder, "train", SampleTransform(64, ()))
-    with pytest.raises(ValueError, match=r"cannot read picture .*000001/00.png"):
+    with pytest.raises(ValueError, match=r"cannot read image .*000001/00.png"):
         dataset[3]
-    with pytest.raises(ValueError, match=r"picture .*000001/01.png is 64x50"):
+    with pytest.raises(ValueError, match=r"image .*000001/01.png is 64x50"):
         dataset[4]
     gc.collect()
 
@@ -231,7 +231,7 @@ def test_an_interrupted_cache_is_made_again(tmp_path, folder):
     picture = folder / "images/000002/01.png"
     content = picture.read_bytes()
     picture.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"cannot read picture .*000002/01.png"):
+    with pytest.raises(ValueError, match=r"cannot read image .*000002/01.png"):
         cache_latents(vae, records, 64, path, batch_size=2)
     assert not path.exists()
     picture.write_bytes(content)
@@ -316,7 +316,7 @@ def test_a_broken_picture_in_a_shard_is_named(tmp_path, folder):
     (folder / "images/000000/02.png").write_bytes(b"no picture")
     assert prepare_shards.main(["--data_dir", str(folder), "--output_dir", str(tmp_path / "shards")]) == 0
     dataset = FaceDataset(tmp_path / "shards", "train", SampleTransform(64, ()), streaming=True)
-    with pytest.raises(ValueError, match=r"cannot read picture 000000/02.png in .*train-00000.parquet"):
+    with pytest.raises(ValueError, match=r"cannot read image 000000/02.png in .*train-00000.parquet"):
         dataset[2]
 
 

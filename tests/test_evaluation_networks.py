@@ -7,7 +7,7 @@ from conftest import ROOT, SIDE, tiny_pipeline
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import camera_from_angles
-from nvb_diffusers.data.records import load_image
+from nvb_diffusers.data.images import load_photo
 from nvb_diffusers.evaluation import networks
 from nvb_diffusers.evaluation.metrics import camera_from_mesh, fit_mesh, identity_cosine, pose_error
 from nvb_diffusers.face_crop import Face
@@ -135,7 +135,7 @@ def heads():
     records = [record for record in map(json.loads, lines) if record["identity"] in (2896, 2898)]
     near = [record for record in records if abs(record["camera"][2]) < 0.6]
     chosen = [*near[:2], *near[-2:]]
-    pictures = [np.asarray(load_image(HEADS / "images" / record["file_name"]).resize((128, 128))) for record in chosen]
+    pictures = [np.asarray(load_photo(HEADS / "images" / record["file_name"]).resize((128, 128))) for record in chosen]
     tensors = [torch.from_numpy(picture.astype(np.float32) / 127.5 - 1).permute(2, 0, 1) for picture in pictures]
     return tensors, torch.tensor([record["camera"] for record in chosen]), [record["identity"] for record in chosen]
 

@@ -93,7 +93,7 @@ def test_bad_requests_leave_nothing(data, tmp_path, capsys):
     next(data.glob("images/000003/*.png")).write_bytes(b"broken")
     arguments = ["eval", "make-set", str(data), "--out", str(out), "--num-target-views", "2"]
     assert main(arguments) == 2
-    assert "cannot read picture" in capsys.readouterr().err
+    assert "cannot read image" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "set" in path.name]
     with pytest.raises(ValueError, match="make one with"):
         load_test_set(out)

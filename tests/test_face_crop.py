@@ -11,7 +11,8 @@ from conftest import HEADS, ROOT, needs_heads
 from PIL import Image
 
 from nvb_diffusers.camera import camera_from_angles, project_points, split_camera
-from nvb_diffusers.face_crop import MEAN_HEAD, Face, align_landmarks, crop_face, detect_faces, load_photo
+from nvb_diffusers.data.images import load_photo
+from nvb_diffusers.face_crop import MEAN_HEAD, Face, align_landmarks, crop_face, detect_faces
 
 ASTRONAUT = ROOT / "examples/inputs/astronaut.jpg"
 ASTRONAUT_EYES = np.array([[206.5, 102.0], [247.0, 105.0]])  # found by eye, in pixels
@@ -230,75 +231,3 @@ def test_a_detector_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"model\.onnx"):
         detect_faces(Image.new("RGB", (64, 64)), model_path=tmp_path / "model.onnx")
-
-
-# Reading
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    """Assert that a picture stored on its side is read upright."""
-    picture = Image.new("RGB", (30, 20), (200, 0, 0))
-    picture.paste((0, 0, 200), (0, 0, 30, 10))  # blue above
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown after a quarter turn clockwise
-    picture.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
-    loaded = load_photo(tmp_path / "turned.png")
-    assert loaded.size == (30, 20)
-    assert loaded.getpixel((15, 3)) == (0, 0, 200)
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV"])
-def test_modes_become_rgb(mode):
-    """Assert that a light gray picture of any mode is read as light gray."""
-    loaded = load_photo(Image.new("L", (9, 7), 255).convert("RGB").convert(mode))
-    assert (loaded.mode, loaded.size) == ("RGB", (9, 7))
-    assert min(loaded.getpixel((4, 3))) > 250
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_lies_over_gray(mode):
-    """Assert that a see-through pixel is mid gray and an opaque one keeps its color."""
-    picture = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
-    picture.paste((255, 255, 255, 255), (0, 0, 4, 8))
-    loaded = load_photo(picture.convert(mode))
-    assert loaded.getpixel((1, 1)) == (255, 255, 255)
-    assert loaded.getpixel((6, 6)) == (128, 128, 128)
-
-
-def test_sixteen_bit_gray_is_scaled(tmp_path):
-    """Assert that half of 16 bits is half of 8 bits."""
-    Image.fromarray(np.full((5, 6), 32896, np.uint16)).save(tmp_path / "deep.png")
-    assert load_photo(tmp_path / "deep.png").getpixel((2, 2)) == (128, 128, 128)
-
-
-def test_animation_gives_its_first_frame(tmp_path):
-    """Assert that the first picture of a GIF is read."""
-    frames = [Image.new("RGB", (10, 8), color) for color in ((250, 0, 0), (0, 250, 0))]
-    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    red, green, _ = load_photo(tmp_path / "two.gif").getpixel((3, 3))
-    assert red > 240 > 10 > green
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_large_photo_is_reduced(tmp_path, suffix):
-    """Assert that a picture of 100 megapixels is read, without a warning, at the size asked for and in proportion."""
-    Image.new("L", (12_500, 8_000), 99).save(tmp_path / f"huge.{suffix}")
-    loaded = load_photo(tmp_path / f"huge.{suffix}", max_pixels=100_000)
-    assert 80_000 < loaded.width * loaded.height <= 100_000
-    assert loaded.width / loaded.height == pytest.approx(12.5 / 8, rel=0.01)
-    assert loaded.getpixel((5, 5)) == (99, 99, 99)
-
-
-def test_unreadable_files_are_named(tmp_path):
-    """Assert that text, a cut-off picture and a missing file each give one ValueError with the file's name."""
-    (tmp_path / "text.jpg").write_text("no picture")
-    whole = ASTRONAUT.read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"text\.jpg.*not a picture"):
-        load_photo(tmp_path / "text.jpg")
-    with pytest.raises(ValueError, match=r"cut\.jpg.*not a picture"):
-        load_photo(tmp_path / "cut.jpg")
-    with pytest.raises(ValueError, match=r"none\.jpg.*no such file"):
-        load_photo(tmp_path / "none.jpg")
-    with pytest.raises(ValueError, match="no 16-bit integers"):
-        load_photo(Image.fromarray(np.ones((4, 4), np.float32)))

@@ -10,6 +10,7 @@ WITH_EXTRAS = ("data/datasets.py", "data/shards.py", "training/", "evaluation/")
 HEAVY = {"accelerate", "datasets", "torchmetrics"}
 REMOTE_CODE = {  # these files also run where our package is not installed: the siblings each may import
     "camera.py": set(),
+    "data/images.py": set(),
     "models/image_encoder.py": set(),
     "models/pixel_restorer.py": set(),
     "models/camera_predictor.py": {"nvb_diffusers.camera"},
@@ -19,7 +20,7 @@ REMOTE_CODE = {  # these files also run where our package is not installed: the 
         "nvb_diffusers.models.attention_blocks",
         "nvb_diffusers.models.camera_predictor",
     },
-    "pipeline_inputs.py": {"nvb_diffusers.camera"},
+    "pipeline_inputs.py": {"nvb_diffusers.camera", "nvb_diffusers.data.images"},
     "pipeline_nvb_face.py": {"nvb_diffusers.camera", "nvb_diffusers.pipeline_inputs"},
 }
 

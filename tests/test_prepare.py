@@ -14,7 +14,8 @@ from conftest import ROOT, load_script
 from PIL import Image
 
 from nvb_diffusers.camera import camera_from_angles, join_camera, mirror_camera, project_points, split_camera
-from nvb_diffusers.data.records import load_image, read_records, save_image, split_by_identity, write_records
+from nvb_diffusers.data.images import load_photo
+from nvb_diffusers.data.records import read_records, save_image, split_by_identity, write_records
 
 DOT = (0.11, 0.09, 0.06)  # a point of our world, off every axis
 
@@ -33,7 +34,7 @@ def draw_dot(width, height, center, sigma=2.5):
 
 def find_dot(path):
     """The center (x, y) of the bright dot, in pixels from the top left edge."""
-    weights = np.asarray(load_image(path), dtype=np.float64).mean(2)
+    weights = np.asarray(load_photo(path), dtype=np.float64).mean(2)
     weights = np.where(weights > 70, weights - 40, 0)
     y, x = np.mgrid[: weights.shape[0], : weights.shape[1]] + 0.5
     return np.array([(x * weights).sum(), (y * weights).sum()]) / weights.sum()
@@ -54,7 +55,7 @@ def assert_dots_land(folder, size, num_pictures):
     assert len(records) == num_pictures
     for record in records:
         path = Path(folder) / "images" / record["file_name"]
-        assert load_image(path).size == (size, size)
+        assert load_photo(path).size == (size, size)
         np.testing.assert_allclose(find_dot(path), project_dot(record["camera"], size), atol=0.1)
     return records
 
@@ -101,7 +102,7 @@ def test_resizing_goes_on_after_a_broken_picture(heads, capsys):
     broken.write_bytes(whole[:60])
     assert resized.main(resize_arguments(heads)) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: cannot read picture")
+    assert message.startswith("error: cannot read image")
     assert message.count("\n") == 1
     small = heads.parent / "small"
     assert not (small / "images/metadata.jsonl").exists()
@@ -291,7 +292,7 @@ def make_subject(root, subject, moments, layout="frames", offset=(0.0, 0.0, 0.0)
     calibration = {"world_2_cam": {serial: matrix.tolist() for serial, matrix in world_2_cam.items()}}
     (folder / "camera_params.json").write_text(json.dumps({**calibration, "intrinsics": FULL_INTRINSICS.tolist()}))
     for number, (sequence, timestep) in enumerate(moments):
-        ours = np.vstack([nersemble.FACE_POINTS + np.array(offset) * (number % 2), DOT])
+        ours = np.vstack([nersemble.MEAN_HEAD + np.array(offset) * (number % 2), DOT])
         points = METERS * ours @ rotation.T + translation
         for serial, matrix in world_2_cam.items():
             seen = (points @ matrix[:3, :3].T + matrix[:3, 3]) @ FULL_INTRINSICS.T
@@ -340,7 +341,7 @@ def test_nersemble_points_land_through_the_reported_similarity(tmp_path):
         np.testing.assert_allclose(point, DOT, atol=1e-6)
         dot = find_dot(tmp_path / "out/images" / record["file_name"])
         np.testing.assert_allclose(dot, project_dot(record["camera"], 96, point.tolist()), atol=0.5)
-        nose = project_dot(record["camera"], 96, nersemble.FACE_POINTS[2].tolist())
+        nose = project_dot(record["camera"], 96, nersemble.MEAN_HEAD[2].tolist())
         np.testing.assert_allclose(record["landmarks"][2], nose, atol=1e-2)
     assert records[0]["identity"] == "018_EMO-1-shout+laugh_00012"
     assert (records[0]["timestep"], records[0]["serial"]) == (12, SERIALS[0])
@@ -431,7 +432,7 @@ def test_nersemble_names_what_does_not_fit(tmp_path, capsys):
     content["world_2_cam"][SERIALS[0]] = content["world_2_cam"][SERIALS[0]].tolist()
     path.write_text(json.dumps(content))
     two = {key: value for key, value in landmarks.items() if SERIALS[0] not in key}
-    assert f"camera {SERIALS[0]} of subject 018: camera is not rigid" in error_of(two)
+    assert f"camera {SERIALS[0]} of subject 018: `camera` holds a cam2world that is not rigid" in error_of(two)
     path.write_text("{}")
     assert "expected world_2_cam (4x4 per serial)" in error_of(landmarks)
     path.write_text(calibration)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.data import records as on_disk
+from nvb_diffusers.data.images import load_photo
 
 HEADS = Path(__file__).parents[2] / "shared/data/heads-v1"
 
@@ -88,9 +89,9 @@ def mirrored_camera():
         ({"camera": [0.0] * 24}, r"camera has shape \(24,\), expected 25 numbers"),
         ({"camera": [float("nan")] * 25}, "camera holds a number that is not finite"),
         ({"camera": ["a"] * 25}, "camera is not a list of numbers"),
-        ({"camera": scaled_camera(1.01)}, "camera is not rigid"),
-        ({"camera": mirrored_camera()}, "camera is not rigid"),
-        ({"camera": [*scaled_camera(1.0)[:16], *[-4.0, 0, 0.5, 0, 4.0, 0.5, 0, 0, 1]]}, "no valid intrinsics"),
+        ({"camera": scaled_camera(1.01)}, "`camera` holds a cam2world that is not rigid"),
+        ({"camera": mirrored_camera()}, "`camera` holds a cam2world that is not rigid"),
+        ({"camera": [*scaled_camera(1.0)[:16], *[-4.0, 0, 0.5, 0, 4.0, 0.5, 0, 0, 1]]}, "focal length of -4"),
         ({"landmarks": [[1, 2]] * 4}, r"landmarks have shape \(4, 2\)"),
         ({"landmarks": [[1, 2], [3]]}, "landmarks is not a list of numbers"),
     ],
@@ -160,7 +161,7 @@ def test_pictures_are_stored_without_loss(tmp_path, suffix):
     """Assert that a noisy picture comes back to the bit."""
     pixels = np.random.default_rng(0).integers(0, 256, (11, 13, 3), dtype=np.uint8)
     on_disk.save_image(Image.fromarray(pixels), tmp_path / "new" / f"a.{suffix}")
-    np.testing.assert_array_equal(np.asarray(on_disk.load_image(tmp_path / "new" / f"a.{suffix}")), pixels)
+    np.testing.assert_array_equal(np.asarray(load_photo(tmp_path / "new" / f"a.{suffix}")), pixels)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [f"a.{suffix}"]
 
 
@@ -170,9 +171,13 @@ def test_unreadable_pictures_are_named(tmp_path):
     on_disk.save_image(Image.fromarray(noise), tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
     (tmp_path / "text.png").write_text("hello")
-    for name, message in {"none.png": "does not exist", "cut.png": "cannot read", "text.png": "cannot read"}.items():
+    for name, message in {
+        "none.png": "there is no such file",
+        "cut.png": "cannot read",
+        "text.png": "cannot read",
+    }.items():
         with pytest.raises(ValueError, match=message) as info:
-            on_disk.load_image(tmp_path / name)
+            load_photo(tmp_path / name)
         assert name in str(info.value)
 
 

@@ -567,7 +567,7 @@ def test_an_unreadable_picture_is_one_line(place, tmp_path, capsys):
     (data / "images/000002/01.png").write_bytes(b"no picture")
     extra = ["--data_dir", data, "--checkpointing_steps", 1, "--train_batch_size", 1, "--max_train_steps", 20]
     assert run("restoration", place, tmp_path / "run", *extra, "--dataloader_num_workers", 1) == 2
-    assert_one_line(capsys, "cannot read picture")
+    assert_one_line(capsys, "cannot read image")
     saved = list((tmp_path / "run").glob("checkpoint-*"))
     assert saved
     (tmp_path / "data").joinpath("images/000002/01.png").write_bytes((data / "images/000002/00.png").read_bytes())

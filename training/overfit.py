@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nvb_diffusers.data.records import load_image, read_records, save_image, write_records
+from nvb_diffusers.data.images import load_photo
+from nvb_diffusers.data.records import read_records, save_image, write_records
 
 SIZE = 64
 FEATURES = 128
@@ -83,7 +84,7 @@ def write_subset(data_dir: str, output_dir: Path, count: int) -> None:
     for record in records:
         if record["identity"] not in chosen or record["view"] >= VIEWS:
             continue
-        image = load_image(Path(data_dir) / "images" / record["file_name"]).resize((SIZE, SIZE), reducing_gap=3.0)
+        image = load_photo(Path(data_dir) / "images" / record["file_name"]).resize((SIZE, SIZE), reducing_gap=3.0)
         for split in ("train", "validation"):
             identity = f"{split}-{record['identity']}"
             name = f"{identity}/{record['view']:02d}.png"

@@ -27,19 +27,18 @@ import numpy as np
 import torch
 
 from nvb_diffusers.camera import mirror_camera
+from nvb_diffusers.data.images import PHOTO_SUFFIXES, is_photo
 from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
     check_record,
     map_parallel,
     read_eg3d_labels,
-    resize_picture,
+    resize_image,
     split_by_identity,
     write_records,
 )
 from nvb_diffusers.files import read_json
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def find_pictures(image_dir: Path) -> list[str]:
     """The pictures of a folder at any depth, as relative paths in order, without EG3D's mirrored copies."""
-    paths = sorted(path for path in image_dir.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in image_dir.rglob("*") if is_photo(path))
     return [path.relative_to(image_dir).as_posix() for path in paths if not path.stem.endswith("_mirror")]
 
 
@@ -107,7 +106,7 @@ def build_records(args: argparse.Namespace) -> tuple[list[str], list[dict[str, A
     cameras = without_mirrored(read_eg3d_labels(args.labels)) if args.labels else {}
     names = list(cameras) if args.labels else find_pictures(Path(args.image_dir))
     if not names:
-        raise ValueError(f"no pictures ({', '.join(SUFFIXES)}) in {args.image_dir}")
+        raise ValueError(f"no photos ({', '.join(sorted(PHOTO_SUFFIXES))}) in {args.image_dir}")
     identities = [identity_of(name) for name in names]
     if len(set(identities)) < len(identities):
         raise ValueError(f"two pictures of {args.image_dir} have the same number: give each set its own folder")
@@ -138,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def work(index: int) -> float:
             target = images / records[index]["file_name"]
-            return resize_picture(Path(args.image_dir) / names[index], target, args.size)
+            return resize_image(Path(args.image_dir) / names[index], target, args.size)
 
         map_parallel(work, range(len(names)), args.workers)
         path = write_records(args.output_dir, records)

@@ -40,32 +40,22 @@ import numpy as np
 from PIL import Image
 
 from nvb_diffusers.camera import FOCAL, RADIUS
+from nvb_diffusers.data.images import load_photo, photo_size
 from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
     check_landmarks,
     check_record,
-    load_image,
     map_parallel,
     save_image,
     split_by_identity,
     write_records,
 )
+from nvb_diffusers.face_crop import MEAN_HEAD
 from nvb_diffusers.files import read_json, write_json
 
 CALIBRATION_SIZE = (2200, 3208)  # width and height of the pictures that `intrinsics` is for
 VIEW_WIDTH = RADIUS / FOCAL  # of a frontal EG3D picture in the plane of the origin, in world units
-# Eyes, nose tip, corners of the mouth: the mean of 829 neutral synthetic heads framed as our training pictures, made
-# symmetric. Their deviation is about 0.006 across, 0.01 in depth (world units, 1 is about 0.4 m).
-FACE_POINTS = np.array(
-    [
-        [-0.0686, 0.0470, 0.1411],
-        [0.0686, 0.0470, 0.1411],
-        [0.0, -0.0454, 0.2107],
-        [-0.0522, -0.1096, 0.1552],
-        [0.0522, -0.1096, 0.1552],
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -175,7 +165,7 @@ def find_pictures(data_dir: Path, moment: Moment) -> dict[str, Path]:
 def read_picture(path: Path, timestep: int) -> Image.Image:
     """Read a picture, or the frame of a video, as RGB."""
     if path.suffix != ".mp4":
-        return load_image(path)
+        return load_photo(path)
     video = cv2.VideoCapture(str(path))
     video.set(cv2.CAP_PROP_POS_FRAMES, timestep)
     success, frame = video.read()
@@ -188,8 +178,7 @@ def read_picture(path: Path, timestep: int) -> Image.Image:
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels, without decoding a picture."""
     if path.suffix != ".mp4":
-        with Image.open(path) as image:
-            return image.size
+        return photo_size(path)
     video = cv2.VideoCapture(str(path))
     size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
     video.release()
@@ -301,7 +290,7 @@ def align(points: dict[Moment, np.ndarray], share: str) -> tuple[dict[str, Simil
     for moment in points:
         groups.setdefault(moment[0] if share == "subject" else "_".join(moment), []).append(moment)
     similarities = {
-        name: fit_similarity(np.median([points[moment] for moment in moments], axis=0), FACE_POINTS)
+        name: fit_similarity(np.median([points[moment] for moment in moments], axis=0), MEAN_HEAD)
         for name, moments in groups.items()
     }
     return similarities, {moment: similarities[name] for name, moments in groups.items() for moment in moments}

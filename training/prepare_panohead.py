@@ -27,7 +27,7 @@ from nvb_diffusers.data.records import (
     check_record,
     map_parallel,
     read_eg3d_labels,
-    resize_picture,
+    resize_image,
     split_by_identity,
     write_records,
 )
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def work(index: int) -> float:
             target = images / records[index]["file_name"]
-            return resize_picture(Path(args.data_dir) / names[index], target, args.size)
+            return resize_image(Path(args.data_dir) / names[index], target, args.size)
 
         map_parallel(work, range(len(names)), args.workers)
         path = write_records(args.output_dir, records)

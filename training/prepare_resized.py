@@ -19,7 +19,7 @@ from nvb_diffusers.data.records import (
     map_parallel,
     metadata_path,
     read_records,
-    resize_picture,
+    resize_image,
     write_records,
 )
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def work(index: int) -> dict[str, Any]:
             record, name = records[index], names[index]
-            return resize_record(record, name, resize_picture(source / record["file_name"], target / name, args.size))
+            return resize_record(record, name, resize_image(source / record["file_name"], target / name, args.size))
 
         path = write_records(args.output_dir, map_parallel(work, range(len(records)), args.workers))
     except (ValueError, OSError) as error:

@@ -13,6 +13,7 @@ pipeline_loading_utils.LOADABLE_CLASSES.setdefault(
     "nvb_diffusers", {"ModelMixin": ["save_pretrained", "from_pretrained"]}
 )
 
+from .face_crop import read_face  # noqa: E402
 from .models.image_encoder import TimeAwareImageEncoder  # noqa: E402
 from .models.pixel_restorer import PixelRestorer  # noqa: E402
 from .models.view_transformer import ViewTransformer3D  # noqa: E402
@@ -31,4 +32,5 @@ __all__ = [
     "PixelRestorer",
     "TimeAwareImageEncoder",
     "ViewTransformer3D",
+    "read_face",
 ]

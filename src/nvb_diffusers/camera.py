@@ -144,14 +144,17 @@ def check_camera_params(camera_params: torch.Tensor, name: str = "cameras") -> N
     rotation = cam2world[..., :3, :3]
     identity = torch.eye(4, dtype=rotation.dtype, device=rotation.device)
     excess = (_product(rotation.mT, rotation) - identity[:3, :3]).abs().amax(dim=(-2, -1))
-    bottom = (cam2world[..., 3, :] - identity[3]).abs().amax(dim=-1)
+    last_row = (cam2world[..., 3, :] - identity[3]).abs().amax(dim=-1)
     handedness = (torch.linalg.det(rotation) - 1).abs()
-    deviation = torch.stack([excess, bottom, handedness]).max().item()
+    deviation = torch.stack([excess, last_row, handedness]).max().item()
     if deviation > RIGID_TOLERANCE:
         raise ValueError(
             f"`{name}` holds a cam2world that is not rigid: it deviates by {deviation:.3g} from a right-handed "
             f"rotation with the last row 0 0 0 1, and at most {RIGID_TOLERANCE} is accepted."
         )
+    bottom = (intrinsics[..., 2, :] - identity[2, :3]).abs().amax().item()
+    if bottom > RIGID_TOLERANCE:
+        raise ValueError(f"`{name}` holds intrinsics whose last row is {bottom:.3g} off 0 0 1.")
     focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]]).min().item()
     if focal <= 0:
         raise ValueError(f"`{name}` holds a focal length of {focal:.3g}, but it must be a positive share of the image.")
@@ -195,6 +198,12 @@ def frustum_points(
     z, v, u = torch.meshgrid(*(_cell_centers(n, camera_params.device) for n in (depth, height, width)), indexing="ij")
     uvz = torch.stack([u, v, near + (far - near) * z], dim=-1)  # (D, H, W, 3)
     return unproject_points(uvz.flatten(0, 2), camera_params).unflatten(-2, (depth, height, width))
+
+
+def pixel_centers(height: int, width: int, device: torch.device | None = None) -> torch.Tensor:
+    """(u, v) of each pixel's center (H, W, 2), as shares of the image."""
+    v, u = torch.meshgrid(_cell_centers(height, device), _cell_centers(width, device), indexing="ij")
+    return torch.stack([u, v], dim=-1)
 
 
 def voxel_centers(

@@ -10,9 +10,6 @@ pixel i.
 """
 
 import importlib.util
-import math
-import struct
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +18,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from diffusers import DiffusionPipeline
+from PIL import Image
 
 from nvb_diffusers.camera import camera_from_angles, project_points
+from nvb_diffusers.data.images import load_photo
 
 # The mean head of the default checkpoint's training set in world units: right eye, left eye, nose tip, right and left
 # corner of the mouth, right being the subject's. Triangulated from the labels of the train split and made symmetric;
@@ -48,9 +47,8 @@ DETECTION_SIDES, LAST_DETECTION_SIDE = (160, 320, 640), 1280
 SCORE_THRESHOLD, OVERLAP_THRESHOLD = 0.2, 0.3
 RELATIVE_SCORE_THRESHOLD = 0.5  # ruined faces score low; beside a sure find, such a score is more likely an error
 DETECTOR_STRIDE = 4
+MAX_PHOTO_PIXELS = 4_000_000  # more show no face better, and cost time and memory
 DETECTOR_OUTPUTS = ("537", "538", "539", "540")  # heat map, log size, offset, landmarks
-
-ALPHA_BACKGROUND = (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -83,47 +81,6 @@ class FaceCrop:
     """(5, 2) as in `Face`, in pixels of the picture."""
     faces_found: int
     """How many faces the picture has; 1 where the face was given."""
-
-
-def load_photo(photo: str | Path | Image.Image, max_pixels: int = 4_000_000) -> Image.Image:
-    """Read a picture of any kind as an upright 8-bit RGB image of at most `max_pixels` pixels.
-
-    EXIF rotation is applied, alpha is laid over gray, 16-bit gray is scaled, and an animation gives its first frame.
-    A large JPEG is decoded at reduced size, so 100 megapixels need little memory.
-    """
-    name = "the given image" if isinstance(photo, Image.Image) else f"'{photo}'"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are reduced right away
-            with photo.copy() if isinstance(photo, Image.Image) else Image.open(photo) as image:
-                return _read(image, max_pixels)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:
-        missing = isinstance(photo, str | Path) and not Path(photo).exists()
-        reason = "there is no such file" if missing else f"it is not a picture that Pillow can decode ({error})"
-        raise ValueError(f"cannot read {name}: {reason}") from error
-
-
-def _read(image: Image.Image, max_pixels: int) -> Image.Image:
-    """An upright 8-bit RGB version of an image of any mode, reduced to `max_pixels`; `image` itself may change."""
-    scale = min(1.0, math.sqrt(max_pixels / (image.width * image.height)))
-    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
-    if image.mode in ("1", "P"):  # no shades to average
-        image = image.convert("L" if image.mode == "1" else "RGBA")
-    elif image.mode.startswith(("I", "F")):
-        gray = np.asarray(ImageOps.exif_transpose(image))
-        if gray.dtype.kind == "f" or gray.max() > 65535 or gray.min() < 0:
-            raise ValueError(f"its pixels of mode {image.mode} are no 16-bit integers")
-        image = Image.fromarray((gray // 256).astype(np.uint8))
-    image.thumbnail(size, Image.Resampling.LANCZOS)  # decodes a JPEG at reduced size
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, ALPHA_BACKGROUND)
-        flat.paste(image, mask=image.getchannel("A"))
-        return flat
-    return image.convert("RGB")
 
 
 def detect_faces(image: Image.Image, model_path: str | Path | None = None) -> list[Face]:
@@ -260,6 +217,30 @@ def crop_face(
         raise ValueError(f"face {index} was asked for, but the picture has {len(faces)}: give 0 to {len(faces) - 1}")
     affine = align_landmarks(faces[index].landmarks, size, template, keep_roll)
     return FaceCrop(_warp(image, affine, size), affine, faces[index].landmarks, len(faces))
+
+
+def read_face(
+    photo: str | Path | Image.Image,
+    pipe: DiffusionPipeline,
+    face: Face | int = 0,
+    keep_roll: bool = False,
+    model_path: str | Path | None = None,
+) -> Image.Image:
+    """Read any photo and crop the face that a pipeline takes, at the pipeline's size.
+
+    Args:
+        photo: a path or an image; see `load_photo`.
+        pipe: the pipeline that is to see the face.
+        face: which one by size, 0 for the largest, or one found before.
+        keep_roll: keep a tilted head tilted.
+        model_path: as in `detect_faces`.
+
+    Raises:
+        ValueError: the photo cannot be read, or shows no such face.
+    """
+    image = load_photo(photo, MAX_PHOTO_PIXELS)
+    size = pipe.image_encoder.config.sample_size
+    return crop_face(image, size, face=face, keep_roll=keep_roll, model_path=model_path).image
 
 
 def _warp(image: Image.Image, affine: np.ndarray, size: int) -> Image.Image:

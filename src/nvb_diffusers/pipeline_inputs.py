@@ -8,9 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin, UNet2DConditionModel
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .camera import camera_from_angles
+from .data.images import load_photo
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 SMALLEST_SIDE = 8  # pixels; below it a picture holds no face
@@ -65,15 +66,10 @@ def image_list(image: Any) -> list[ImageInput]:
 
 def read_image(image: ImageInput, size: int) -> Image.Image | torch.Tensor:
     """A square face crop, resized: a PIL image in RGB, or a tensor (1, 3, S, S) in [0, 1]."""
-    if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as file:
-                image = ImageOps.exif_transpose(file)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{image} cannot be read as an image: {error}.") from None
-    if isinstance(image, Image.Image):
+    if isinstance(image, str | Path | Image.Image):
+        image = load_photo(image)
         _check_side(*image.size)
-        return image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        return image.resize((size, size), Image.Resampling.LANCZOS)
     if isinstance(image, np.ndarray):
         tensor = torch.from_numpy(np.array(image)).movedim(-1, 0)  # a copy, as torch takes no read-only arrays
     elif isinstance(image, torch.Tensor):
@@ -102,7 +98,7 @@ def _check_side(width: int, height: int) -> None:
     if width != height or width < SMALLEST_SIDE:
         raise ValueError(
             f"An image is {width}x{height}, but a square face crop of at least {SMALLEST_SIDE} pixels is needed: "
-            "`nvb_diffusers.face_crop.crop_face` makes one from any photo."
+            "`nvb_diffusers.read_face` makes one from any photo."
         )
 
 

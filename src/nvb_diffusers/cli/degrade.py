@@ -8,7 +8,8 @@ import numpy as np
 from nvb_diffusers.cli.options import Commands, add_command, whole_number
 from nvb_diffusers.cli.photos import check_folder, for_each, list_photos, name_outputs
 from nvb_diffusers.data.degradation import PRESETS, apply, draw_degradation
-from nvb_diffusers.face_crop import load_photo
+from nvb_diffusers.data.images import load_photo
+from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS
 from nvb_diffusers.files import filled_folder
 
 
@@ -31,7 +32,7 @@ def run_degrade(args: argparse.Namespace) -> None:
     params = draw_degradation(np.random.default_rng(args.seed), args.preset)
 
     def make(index: int) -> None:
-        image = apply(load_photo(photos[index]), params)
+        image = apply(load_photo(photos[index], MAX_PHOTO_PIXELS), params)
         folder = args.out or photos[index].parent
         with filled_folder(folder) as stage:
             image.save(stage / files[index])

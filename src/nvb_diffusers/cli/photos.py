@@ -4,9 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nvb_diffusers.data.images import PHOTO_SUFFIXES, is_photo
 from nvb_diffusers.files import one_line
-
-PHOTO_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def list_photos(path: Path) -> list[Path]:
@@ -15,7 +14,7 @@ def list_photos(path: Path) -> list[Path]:
         if not path.exists():
             raise ValueError(f"there is no photo '{path}'")
         return [path]
-    photos = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
+    photos = sorted(file for file in path.iterdir() if is_photo(file))
     if not photos:
         raise ValueError(f"the folder '{path}' holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return photos

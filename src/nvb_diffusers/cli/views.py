@@ -16,7 +16,8 @@ from nvb_diffusers.camera import angles_from_camera, orbit_cameras
 from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, whole_number
 from nvb_diffusers.cli.photos import check_folder, for_each, list_photos, name_outputs
 from nvb_diffusers.data.contact_sheet import contact_sheet
-from nvb_diffusers.face_crop import crop_face, load_photo
+from nvb_diffusers.data.images import load_photo
+from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 from nvb_diffusers.files import filled_folder, replaced_file
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
 
@@ -173,7 +174,7 @@ def _load(args: argparse.Namespace, needs_views: bool = False) -> NVBFacePipelin
 def _read_source(args: argparse.Namespace, pipe: NVBFacePipeline, photo: Path) -> Source:
     """The crop of the face asked for, or the photo itself where it is one already."""
     pipe.set_progress_bar_config(desc=photo.name, unit="step")
-    image = load_photo(photo)
+    image = load_photo(photo, MAX_PHOTO_PIXELS)
     if args.aligned:
         return Source(image, None)
     size = pipe.image_encoder.config.sample_size

@@ -7,6 +7,7 @@ A sample is asked for by its key (`nvb_diffusers.data.keys`), from which everyth
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from nvb_diffusers.camera import mirror_camera
 from nvb_diffusers.data.degradation import apply, draw_degradation
-from nvb_diffusers.data.images import resized, to_pixel_values
+from nvb_diffusers.data.images import load_photo, resized, to_pixel_values
 from nvb_diffusers.data.keys import HELD_OUT_KEY, VIEWS, KeySampler, ShardSampler, sample_generator
 from nvb_diffusers.data.records import read_records
 from nvb_diffusers.data.shards import RECORD_FEATURES, ShardedRecords
@@ -27,7 +28,7 @@ FLIP_PROBABILITY = 0.5
 
 
 def load_records(data_dir: str | Path, split: str) -> datasets.Dataset:
-    """The checked records of one split as an HF data set whose `image` column decodes on access.
+    """The checked records of one split as an HF data set; `read_record` decodes its images.
 
     Raises:
         ValueError: names file and line of a bad record; or the split has no pictures.
@@ -46,26 +47,24 @@ def load_records(data_dir: str | Path, split: str) -> datasets.Dataset:
 
 
 def read_record(records: datasets.Dataset | ShardedRecords, index: int) -> dict[str, Any]:
-    """One record with its picture.
+    """One record with its image, read as every photo is.
 
     Raises:
-        ValueError: names the picture that cannot be read, or is not square.
+        ValueError: names the image that cannot be read, or is not square.
     """
-    try:
-        record = records[index]
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken file as any of the three
-        raise ValueError(f"cannot read picture {_picture_name(records, index)}: {error}") from None
-    width, height = record["image"].size
+    record = records[index]
+    content, path = record["image"]["bytes"], record["image"]["path"]
+    name = records.image_name(index) if isinstance(records, ShardedRecords) else path
+    image = load_photo(path if content is None else BytesIO(content), name=name)
+    width, height = image.size
     if width != height:
-        name = _picture_name(records, index)
-        raise ValueError(f"picture {name} is {width}x{height}, but training pictures are square crops")
-    return record
+        raise ValueError(f"image {name} is {width}x{height}, but training images are square crops")
+    return {**record, "image": image}
 
 
 def file_names(records: datasets.Dataset) -> list[str]:
     """Where the pictures are, from the folder of their identity on."""
-    images = records.cast_column("image", datasets.Image(decode=False))["image"]
-    return ["/".join(Path(image["path"]).parts[-2:]) for image in images]
+    return ["/".join(Path(image["path"]).parts[-2:]) for image in records["image"]]
 
 
 @dataclass(frozen=True)
@@ -250,12 +249,6 @@ def split_batch(batch: dict[str, torch.Tensor], size: int) -> list[dict[str, tor
     """The batch (N, ...) in parts of at most `size` samples."""
     parts = {name: value.split(size) for name, value in batch.items()}
     return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
-
-
-def _picture_name(records: datasets.Dataset | ShardedRecords, index: int) -> str:
-    if isinstance(records, ShardedRecords):
-        return records.picture_name(index)
-    return records.cast_column("image", datasets.Image(decode=False))[index]["image"]["path"]
 
 
 def _has_cameras(records: datasets.Dataset | ShardedRecords) -> bool:

@@ -1,39 +1,167 @@
-"""Pictures at the size of training, as tensors and back, and their PSNR."""
+"""Photos read by one rule at every door, and images as tensors and back, with their PSNR."""
 
-from collections.abc import Sequence
+import math
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from diffusers.utils import make_image_grid
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+PHOTO_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+ALPHA_BACKGROUND = (128, 128, 128)
+SRGB = ImageCms.createProfile("sRGB")
+DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow reports damaged files as
+
+_opening = threading.Lock()  # filters of warnings belong to the whole process
+
+Photo = str | Path | BinaryIO | Image.Image
+
+
+def load_photo(photo: Photo, max_pixels: int | None = None, name: str | None = None) -> Image.Image:
+    """Read a photo of any kind as an upright 8-bit image in sRGB, without its metadata.
+
+    The EXIF rotation is applied, colors with a profile of their own are converted, alpha is laid over gray, 16-bit gray
+    is scaled, and an animation gives its first frame.
+
+    Args:
+        photo: a path, an open file or an image, which stays as it is.
+        max_pixels: a larger photo is shrunk to about as many; a JPEG then needs little memory.
+        name: what errors call it; a path is called by itself.
+
+    Raises:
+        ValueError: there is no such file, it cannot be decoded, or it is so large that it may be an attack.
+    """
+    name = name or (f"'{photo}'" if isinstance(photo, str | Path) else "the given image")
+    with _reported(name), photo.copy() if isinstance(photo, Image.Image) else _open(photo) as image:
+        return _read(image, max_pixels)
+
+
+def photo_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels of the photo that `load_photo` gives, without decoding it."""
+    with _reported(f"'{path}'"), _open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if turned else image.size
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file of a folder is a photo by its name; what systems hide beside photos, such as `._a.jpg`, is not."""
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
 def resized(image: Image.Image, resolution: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """Pixels (S, S, 3) of a picture, or of its `box` (left, top, right, bottom); Lanczos where sizes differ."""
+    """Pixels (S, S, 3) of an image, or of its `box` (left, top, right, bottom); Lanczos where sizes differ."""
     width, height = image.size
     if (width, height) == (resolution, resolution) and box in (None, (0, 0, width, height)):
         return np.asarray(image)
     return np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
 
 
-def to_pixel_values(pictures: Sequence[np.ndarray | Image.Image]) -> torch.Tensor:
-    """(N, 3, S, S) in [-1, 1] of uint8 pictures (S, S, 3)."""
-    pixels = np.stack([np.asarray(picture) for picture in pictures])
+def to_pixel_values(images: Sequence[np.ndarray | Image.Image]) -> torch.Tensor:
+    """(N, 3, S, S) in [-1, 1] of uint8 images (S, S, 3)."""
+    pixels = np.stack([np.asarray(image) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def to_images(pixel_values: torch.Tensor) -> list[Image.Image]:
     """PIL images of (N, 3, S, S) in [-1, 1]; values beyond are clipped."""
     scaled = ((pixel_values.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return [Image.fromarray(picture) for picture in scaled.permute(0, 2, 3, 1).cpu().numpy()]
+    return [Image.fromarray(image) for image in scaled.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def to_grid(*rows: torch.Tensor) -> Image.Image:
-    """One picture of rows of equally many pictures (N, 3, S, S) in [-1, 1]."""
+    """One image of rows of equally many images (N, 3, S, S) in [-1, 1]."""
     return make_image_grid(to_images(torch.cat(rows)), rows=len(rows), cols=len(rows[0]))
 
 
 def psnr(pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB of each picture (N,), of (N, 3, S, S) in [-1, 1]; values beyond are clipped."""
+    """Peak signal-to-noise ratio in dB of each image (N,), of (N, 3, S, S) in [-1, 1]; values beyond are clipped."""
     error = (pixel_values.float().clamp(-1, 1) - target.float()).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(4 / error.clamp(min=1e-12))
+
+
+@contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Report an image that cannot be read in one line that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"cannot read image {name}: there is no such file") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"cannot read image {name}: it is too large ({error})") from None
+    except DAMAGES as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot read image {name}: Pillow cannot decode it ({reason})") from None
+
+
+def _open(photo: str | Path | BinaryIO) -> Image.Image:
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many pixels are an error
+        return Image.open(photo)
+
+
+def _read(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """An upright 8-bit sRGB version of an image of any mode; `image` itself may change."""
+    shades = image.mode not in ("1", "P", "PA") and not image.mode.startswith(("I", "F"))
+    if shades:  # before anything is decoded
+        _shrink(image, max_pixels)
+    ImageOps.exif_transpose(image, in_place=True)
+    if not shades:
+        image = _with_shades(image)
+        _shrink(image, max_pixels)
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha, image = image.getchannel("A"), image.convert("RGB")
+    image = _to_srgb(image)
+    image.info = {}
+    if alpha is None:
+        return image
+    flat = Image.new("RGB", image.size, ALPHA_BACKGROUND)
+    flat.paste(image, mask=alpha)
+    return flat
+
+
+def _shrink(image: Image.Image, max_pixels: int | None) -> None:
+    """Reduce an image in place to about `max_pixels`; a JPEG is decoded at reduced size."""
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
+        image.thumbnail((max(1, int(width * scale)), max(1, int(height * scale))), Image.Resampling.LANCZOS)
+
+
+def _with_shades(image: Image.Image) -> Image.Image:
+    """An image of two values, of a palette or of 16-bit gray in a mode whose values can be averaged."""
+    if image.mode in ("1", "P", "PA"):
+        return image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
+    gray = np.asarray(image)
+    if gray.dtype.kind == "f" or gray.max() > 65535 or gray.min() < 0:
+        raise ValueError(f"its pixels of mode {image.mode} are no 16-bit integers")
+    scaled = Image.fromarray((gray // 256).astype(np.uint8))
+    scaled.info = image.info
+    return scaled
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """An image without alpha in sRGB, by its embedded profile where that is whole and fits."""
+    embedded = image.info.get("icc_profile")
+    if embedded:
+        try:
+            profile = ImageCms.ImageCmsProfile(BytesIO(embedded))
+            space, description = profile.profile.xcolor_space.strip(), profile.profile.profile_description or ""
+            if space == "RGB" and image.mode != "CMYK":
+                image = image.convert("RGB")
+            fits = image.mode == {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space)
+            if fits and not description.startswith("sRGB"):
+                converted = ImageCms.profileToProfile(image, profile, SRGB, outputMode="RGB")
+                image = converted if converted is not None else image
+        except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
+            pass  # browsers, too, show a photo with a broken profile as if it had none
+    return image.convert("RGB")

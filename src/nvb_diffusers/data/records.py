@@ -3,7 +3,7 @@
 One line of `metadata.jsonl` is one picture, a JSON object with
 
 - `file_name`: the picture, relative to `images/`;
-- `identity` (number or text) and `view` (number): who, and which of their pictures;
+- `identity` (a text; a number stands for its digits) and `view` (number): who, and which of their pictures;
 - `split`: train, validation or test, the same one for every picture of an identity;
 - `camera`, optional: 25 numbers, cam2world (4, 4) in OpenCV axes, then intrinsics (3, 3) normalized by image size;
 - `landmarks`, optional: (5, 2) pixels from the picture's top left edge: the eyes, the tip of the nose and the corners
@@ -16,20 +16,21 @@ same folder as an `imagefolder`. The metadata is written last and at once, so a 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 
+from nvb_diffusers.camera import check_camera_params
+from nvb_diffusers.data.images import load_photo, photo_size
 from nvb_diffusers.files import read_json, replaced_file, write_whole
 
 SPLITS = ("train", "validation", "test")
 IMAGE_FORMATS = ("webp", "png")
-RIGID_TOLERANCE = 1e-3  # published labels are rounded to five digits, and some were fitted in single precision
 
 Identity = TypeVar("Identity", int, str)
 Item = TypeVar("Item")
@@ -184,12 +185,6 @@ def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: It
     write_whole(note, text)
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Read a picture whole, as RGB."""
-    with _reported(path), Image.open(path) as image:
-        return image.convert("RGB")
-
-
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write a picture without loss, as the suffix of the path says, and at once."""
     with replaced_file(path) as part:
@@ -199,18 +194,17 @@ def save_image(image: Image.Image, path: str | Path) -> None:
             image.save(part, format="PNG")
 
 
-def resize_picture(source: str | Path, target: str | Path, size: int) -> float:
-    """Write one square picture at another size, unless it is there, and return the new size over the old one.
+def resize_image(source: str | Path, target: str | Path, size: int) -> float:
+    """Write one square image at another size, unless it is there, and return the new size over the old one.
 
-    Lanczos, a low-pass filter where the picture shrinks.
+    Lanczos, a low-pass filter where the image shrinks.
     """
-    with _reported(source), Image.open(source) as image:
-        width, height = image.size
+    width, height = photo_size(source)
     if width != height:
-        raise ValueError(f"picture {source} is {width}x{height}, expected a square")
+        raise ValueError(f"image {source} is {width}x{height}, expected a square")
     if not Path(target).exists():
-        # Averages whole blocks first, to no less than 3x the size: as good, and faster on large pictures.
-        save_image(load_image(source).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0), target)
+        # Averages whole blocks first, to no less than 3x the size: as good, and faster on large images.
+        save_image(load_photo(source).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0), target)
     return size / width
 
 
@@ -223,21 +217,10 @@ def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], work
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _reported(path: str | Path) -> Iterator[None]:
-    """Report a picture that cannot be read in one line that names it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise ValueError(f"picture {path} does not exist") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken file as any of the three
-        raise ValueError(f"cannot read picture {path}: {error}") from None
-
-
 def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequence[int]) -> None:
     """Check each record, its picture, and that no file is listed twice and no identity is in two splits."""
     line_of_file: dict[str, int] = {}
-    split_of_identity: dict[int | str, tuple[str, int]] = {}
+    split_of_identity: dict[str, tuple[str, int]] = {}
     for record, number in zip(records, lines, strict=True):
         try:
             check_record(record)
@@ -247,7 +230,7 @@ def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequ
             first = line_of_file.setdefault(file_name, number)
             if first != number:
                 raise ValueError(f"picture {file_name} is already on line {first}")
-            first_split, first = split_of_identity.setdefault(identity, (split, number))
+            first_split, first = split_of_identity.setdefault(str(identity), (split, number))
             if first_split != split:
                 raise ValueError(f"identity {identity} is in split {split}, but in {first_split} on line {first}")
         except ValueError as error:
@@ -265,13 +248,8 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 
 def _check_camera(value: Any) -> None:
+    """Raise ValueError unless the value is 25 numbers of a camera."""
     camera = _numbers(value, "camera")
     if camera.shape != (25,):
         raise ValueError(f"camera has shape {camera.shape}, expected 25 numbers: cam2world 16, intrinsics 9")
-    cam2world, intrinsics = camera[:16].reshape(4, 4), camera[16:].reshape(3, 3)
-    rotation = cam2world[:3, :3]
-    deviation = max(np.abs(rotation @ rotation.T - np.eye(3)).max(), np.abs(cam2world[3] - (0, 0, 0, 1)).max())
-    if deviation > RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
-        raise ValueError(f"camera is not rigid: cam2world is {deviation:.2g} off a rotation, allowed {RIGID_TOLERANCE}")
-    if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0 or np.abs(intrinsics[2] - (0, 0, 1)).max() > RIGID_TOLERANCE:
-        raise ValueError("camera has no valid intrinsics: expected positive focal lengths and a last row of 0 0 1")
+    check_camera_params(torch.from_numpy(camera), "camera")

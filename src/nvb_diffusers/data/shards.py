@@ -21,7 +21,7 @@ import pyarrow.parquet
 INDEX_FILE = "shards.json"
 RECORD_FEATURES = datasets.Features(
     {
-        "image": datasets.Image(mode="RGB"),
+        "image": datasets.Image(decode=False),  # `load_photo` decodes it, by the one rule
         "identity": datasets.Value("string"),
         "view": datasets.Value("int64"),
         "camera": datasets.List(datasets.Value("float64")),
@@ -58,7 +58,7 @@ class ShardedRecords:
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One record, its picture decoded."""
+        """One record; its image is the bytes of a file."""
         shard, place = self._locate(index)
         return self._load(shard)[place]
 
@@ -68,11 +68,10 @@ class ShardedRecords:
         ends = list(accumulate((count for views in self.views_per_shard for count in views), initial=0))
         return [range(start, end) for start, end in pairwise(ends)]
 
-    def picture_name(self, index: int) -> str:
-        """Which picture of which shard a record is."""
+    def image_name(self, index: int) -> str:
+        """Which image of which shard a record is."""
         shard, place = self._locate(index)
-        image = self._load(shard).cast_column("image", datasets.Image(decode=False))[place]["image"]
-        return f"{image['path']} in {self.data_dir}/{self.files[shard]}"
+        return f"{self._load(shard)[place]['image']['path']} in {self.data_dir}/{self.files[shard]}"
 
     def _locate(self, index: int) -> tuple[int, int]:
         shard = bisect_right(self._starts, index) - 1

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
-from nvb_diffusers.data.images import to_pixel_values
-from nvb_diffusers.data.records import load_image
+from nvb_diffusers.data.images import load_photo, to_pixel_values
 from nvb_diffusers.evaluation.intervals import Interval
 from nvb_diffusers.evaluation.networks import OwnPredictor
 from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, view_name
@@ -136,4 +135,4 @@ def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch
 
 def target_pictures(folder: Path, identity: TestIdentity) -> torch.Tensor:
     """Pictures (V, 3, S, S) in [-1, 1] of an identity's target views, in a folder of predictions or of truths."""
-    return to_pixel_values([load_image(folder / view_name(identity.identity, t.view)) for t in identity.targets])
+    return to_pixel_values([load_photo(folder / view_name(identity.identity, t.view)) for t in identity.targets])

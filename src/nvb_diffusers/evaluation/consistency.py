@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from nvb_diffusers.camera import (
     angle_between_cameras,
     join_camera,
+    pixel_centers,
     project_points,
     rigid_transform,
     split_camera,
@@ -129,7 +130,9 @@ def warp(layer: Layer, values: torch.Tensor, target: int, sources: Sequence[int]
         edge, or hidden.
     """
     pixels, picks = layer.mask[target], list(sources)
-    uvz = torch.cat([_pixel_centers(pixels)[pixels], layer.depths[target][pixels][:, None]], dim=-1)  # (P, 3)
+    height, width = pixels.shape
+    centers = pixel_centers(height, width, pixels.device)[pixels]  # (P, 2)
+    uvz = torch.cat([centers, layer.depths[target][pixels][:, None]], dim=-1)  # (P, 3)
     points = unproject_points(uvz, layer.cameras[target])
     seen = project_points(points, layer.cameras[picks])  # (N, P, 3)
     extra = torch.stack([layer.depths[picks].nan_to_num(), layer.mask[picks].to(values)], dim=1)
@@ -171,7 +174,9 @@ def merge_depths(depths: torch.Tensor, cameras: torch.Tensor, asked: torch.Tenso
         size: side of the maps in pixels; each known pixel fills one, so a smaller side than that of `depths` leaves
             fewer holes.
     """
-    uvz = torch.cat([_pixel_centers(depths[0]).expand(*depths.shape, 2), depths[..., None]], dim=-1)
+    height, width = depths.shape[-2:]
+    centers = pixel_centers(height, width, depths.device).expand(*depths.shape, 2)
+    uvz = torch.cat([centers, depths[..., None]], dim=-1)
     points = unproject_points(uvz.flatten(1, 2), cameras)[depths.flatten(1) > 0]  # (P, 3)
     merged = torch.stack([_splat(project_points(points, camera), size) for camera in asked])  # (F, S, S)
     near_head = _grown(merged > 0, round(UNKNOWN_MARGIN * size))
@@ -217,12 +222,6 @@ def _splat(uvz: torch.Tensor, size: int) -> torch.Tensor:
     front = depth < nearest[pixel] + DEPTH_TOLERANCE
     total = torch.zeros_like(nearest).index_add(0, pixel[front], depth[front])
     return (total / pixel[front].bincount(minlength=size * size).clamp(min=1)).unflatten(0, (size, size))
-
-
-def _pixel_centers(maps: torch.Tensor) -> torch.Tensor:
-    """(u, v) of each pixel (H, W, 2) of a map (H, W)."""
-    v, u = ((torch.arange(count, device=maps.device, dtype=torch.float32) + 0.5) / count for count in maps.shape)
-    return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1)
 
 
 def _largest(maps: torch.Tensor, margin: int) -> torch.Tensor:

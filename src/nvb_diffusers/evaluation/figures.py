@@ -9,7 +9,7 @@ from PIL import Image
 
 from nvb_diffusers.camera import angles_from_camera
 from nvb_diffusers.data.contact_sheet import contact_sheet
-from nvb_diffusers.data.records import load_image
+from nvb_diffusers.data.images import load_photo
 from nvb_diffusers.evaluation.compare import row_folder
 from nvb_diffusers.evaluation.score import read_scores
 from nvb_diffusers.evaluation.test_sets import TestIdentity, load_test_set, view_name
@@ -62,4 +62,4 @@ def _identity_images(identity: TestIdentity, test_set: Path, predictions: Path) 
     names = [view_name(identity.identity, target.view) for target in identity.targets]
     above = [test_set / "inputs" / f"{identity.identity}.png", *(predictions / name for name in names)]
     restored = predictions / view_name(identity.identity, identity.source_view)
-    return [load_image(path) for path in (*above, restored, *(test_set / "truths" / name for name in names))]
+    return [load_photo(path) for path in (*above, restored, *(test_set / "truths" / name for name in names))]

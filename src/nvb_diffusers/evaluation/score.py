@@ -26,8 +26,7 @@ import torch
 from tqdm import tqdm
 
 from nvb_diffusers.camera import orbit_cameras
-from nvb_diffusers.data.images import psnr, resized, to_pixel_values
-from nvb_diffusers.data.records import load_image
+from nvb_diffusers.data.images import load_photo, psnr, resized, to_pixel_values
 from nvb_diffusers.evaluation import consistency
 from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval, jackknife_interval
 from nvb_diffusers.evaluation.methods import ORBIT_YAW_DEG
@@ -190,7 +189,7 @@ def _references(test_set: TestSet, networks: Networks, progress: bool) -> Refere
         for view, camera in _cameras_by_view(identity).items():
             names.append(view_name(identity.identity, view))
             cameras.append(camera)
-    pictures = to_pixel_values([load_image(test_set.folder / "truths" / name) for name in names])
+    pictures = to_pixel_values([load_photo(test_set.folder / "truths" / name) for name in names])
     observed, meshes = {}, {}
     for column, observe in (networks.identities | networks.meshes).items():
         seen = _observe_all(test_set, column, observe, names, pictures, progress)
@@ -359,12 +358,12 @@ def _cameras_by_view(identity: TestIdentity) -> dict[int, torch.Tensor]:
 
 def _load(paths: Iterable[Path], resolution: int) -> torch.Tensor:
     """Pictures (N, 3, S, S) in [-1, 1], at the set's resolution."""
-    return to_pixel_values([resized(load_image(path), resolution) for path in paths])
+    return to_pixel_values([resized(load_photo(path), resolution) for path in paths])
 
 
 def _check_size(path: Path, resolution: int) -> None:
     """Refuse a picture that is no square; say so where it will be resized."""
-    width, height = load_image(path).size
+    width, height = load_photo(path).size
     if width != height:
         raise ValueError(f"prediction {path} is {width}x{height}, expected a square of {resolution}")
     if width != resolution:

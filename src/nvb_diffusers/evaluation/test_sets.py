@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 
 from nvb_diffusers.data.degradation import PRESETS, DegradationParams, apply, draw_degradation
-from nvb_diffusers.data.images import resized
-from nvb_diffusers.data.records import load_image, read_records
+from nvb_diffusers.data.images import load_photo, resized
+from nvb_diffusers.data.records import read_records
 from nvb_diffusers.files import read_json, replaced_folder
 
 VERSION = 1
@@ -81,11 +81,11 @@ class TestSet:
 
     def input(self, identity: str) -> Image.Image:
         """The degraded source view."""
-        return load_image(self.folder / "inputs" / f"{identity}.png")
+        return load_photo(self.folder / "inputs" / f"{identity}.png")
 
     def truth(self, identity: str, view: int) -> Image.Image:
         """The clean picture of a target view or of the source view."""
-        return load_image(self.folder / "truths" / view_name(identity, view))
+        return load_photo(self.folder / "truths" / view_name(identity, view))
 
     def depth(self, identity: str, view: int) -> torch.Tensor | None:
         """z-depth (S, S) of a truth in world units, 0 where there is background; None where the data has none."""
@@ -218,7 +218,7 @@ def _write_identity(
     degradation = draw_degradation(_generator(settings["seed"], name, DEGRADATION), settings["preset"])
     sides = {}
     for record in (source, *targets):
-        view, image = record["view"], load_image(data_dir / "images" / record["file_name"])
+        view, image = record["view"], load_photo(data_dir / "images" / record["file_name"])
         if image.width != image.height:
             raise ValueError(f"picture {record['file_name']} is {image.width}x{image.height}, expected a square")
         sides[view] = image.width

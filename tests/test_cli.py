@@ -215,7 +215,7 @@ def test_gflop_of_a_matrix_product_and_of_twice_the_views():
         (("views", "face.png", "--out", "o", "--yaw", "30"), "-45:45"),
         (("views", "face.png", "--out", "o", "--num", "0"), "at least 1"),
         (("views", "face.png", "--out", "face.png"), "is a file"),
-        (("views", "text.jpg", "--out", "o"), "not a picture"),
+        (("views", "text.jpg", "--out", "o"), "Pillow cannot decode it"),
         (("views", "empty", "--out", "o"), "holds no photo"),
         (("views", "wide.png", "--aligned", "--out", "o"), "square"),
         (("views", "face.png", "--out", "o", "--device", "quantum"), "quantum"),

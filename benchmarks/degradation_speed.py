@@ -1,4 +1,4 @@
-"""Measure what it costs to draw and to apply a degradation on one core, for each preset and picture size.
+"""Measure what it costs to draw and to apply a degradation on one core, for each preset and image size.
 
     python benchmarks/degradation_speed.py
     python benchmarks/degradation_speed.py --sizes 128 512 --num_samples 200
@@ -21,14 +21,14 @@ NUM_REPEATS = 3
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Milliseconds to draw and to apply a degradation, on one core.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512], help="sides of the square pictures")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512], help="sides of the square images")
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS))
     parser.add_argument("--num_samples", type=int, default=100, help="degradations drawn for each row")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-def soft_picture(generator: np.random.Generator, size: int) -> np.ndarray:
+def soft_image(generator: np.random.Generator, size: int) -> np.ndarray:
     """(size, size, 3) uint8: colored shades with some grain, so that the codec has as much to do as on a photo."""
     coarse = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     shades = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -39,7 +39,7 @@ def soft_picture(generator: np.random.Generator, size: int) -> np.ndarray:
 def measure(preset: str, size: int, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(num_samples,), (num_samples,) milliseconds to draw each degradation and to apply it."""
     generator = np.random.default_rng(seed)
-    image = soft_picture(generator, size)
+    image = soft_image(generator, size)
     apply(image, draw_degradation(generator, preset))  # warm up
     draw_times, apply_times = [], []
     for _ in range(num_samples):

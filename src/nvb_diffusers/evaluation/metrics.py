@@ -1,6 +1,6 @@
 """The measures, each a small function; the networks that some of them look through are given to them.
 
-Pictures are (N, 3, S, S) in [-1, 1]. What the tables show of each measure is in `METRICS`.
+Images are (N, 3, S, S) in [-1, 1]. What the tables show of each measure is in `METRICS`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from nvb_diffusers.camera import angle_between_cameras, join_camera, rigid_transform, split_camera, unproject_points
 
-NIQE_BLOCKS = 4  # along each side of a picture
+NIQE_BLOCKS = 4  # along each side of an image
 
 
 class Metric(NamedTuple):
@@ -47,15 +47,15 @@ def describe(name: str) -> Metric:
     return METRICS.get(name.split(" (")[0], Metric("", "lower", 4))
 
 
-def ssim(pictures: torch.Tensor, truths: torch.Tensor) -> torch.Tensor:
-    """Structural similarity (N,), at most 1, which is a picture with itself (Wang et al. 2004; torchmetrics)."""
-    value = structural_similarity_index_measure(pictures, truths, data_range=2.0, reduction="none")
+def ssim(images: torch.Tensor, truths: torch.Tensor) -> torch.Tensor:
+    """Structural similarity (N,), at most 1, which is an image with itself (Wang et al. 2004; torchmetrics)."""
+    value = structural_similarity_index_measure(images, truths, data_range=2.0, reduction="none")
     assert isinstance(value, torch.Tensor)
     return value
 
 
 def identity_cosine(embedding: np.ndarray, truth: np.ndarray) -> float:
-    """Cosine of two face embeddings (E,), -1 to 1; 1 is the same picture (ArcFace, Deng et al. 2019, as in the paper).
+    """Cosine of two face embeddings (E,), -1 to 1; 1 is the same image (ArcFace, Deng et al. 2019, as in the paper).
 
     Which cosine means "another person" depends on the network: about 0 for ArcFace, but 0.9 for dlib's.
     """
@@ -63,16 +63,16 @@ def identity_cosine(embedding: np.ndarray, truth: np.ndarray) -> float:
 
 
 def pose_error(seen: torch.Tensor, reference: torch.Tensor) -> float:
-    """Angle in degrees, 0 to 180, between the orientation of the camera (25,) seen in a picture and another one."""
+    """Angle in degrees, 0 to 180, between the orientation of the camera (25,) seen in an image and another one."""
     return angle_between_cameras(seen, reference).item()
 
 
 def fit_mesh(landmarks: Sequence[np.ndarray], cameras: torch.Tensor) -> np.ndarray:
-    """The mean head's mesh (K, 3) in the world: the points nearest to the rays of all pictures (triangulation).
+    """The mean head's mesh (K, 3) in the world: the points nearest to the rays of all images (triangulation).
 
     Args:
-        landmarks: (K, 2) of each picture, as shares of its side.
-        cameras: (N, 25), of the pictures.
+        landmarks: (K, 2) of each image, as shares of its side.
+        cameras: (N, 25), of the images.
     """
     normal, right = np.zeros((len(landmarks[0]), 3, 3)), np.zeros((len(landmarks[0]), 3))
     for points, camera in zip(landmarks, cameras, strict=True):
@@ -90,9 +90,9 @@ def camera_from_mesh(landmarks: np.ndarray, mesh: np.ndarray, camera: torch.Tens
     """The camera (25,) that sees the points of a mesh (K, 3) at landmarks (K, 2), by PnP with known intrinsics.
 
     Args:
-        landmarks: as shares of the picture's side.
+        landmarks: as shares of the image's side.
         mesh: the same points in the world.
-        camera: (25,) whose intrinsics the picture has.
+        camera: (25,) whose intrinsics the image has.
     """
     intrinsics = split_camera(camera)[1]
     landmarks = np.ascontiguousarray(landmarks)
@@ -124,33 +124,33 @@ def _centered(features: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 class NaturalModel(NamedTuple):
-    """Mean (36,) and covariance (36, 36) of the block features of good pictures."""
+    """Mean (36,) and covariance (36, 36) of the block features of good images."""
 
     mean: np.ndarray
     covariance: np.ndarray
 
 
-def fit_niqe(pictures: torch.Tensor) -> NaturalModel:
-    """The model of what good pictures are like, from the blocks of (N, 3, S, S)."""
-    features = np.concatenate([niqe_features(picture) for picture in pictures])
+def fit_niqe(images: torch.Tensor) -> NaturalModel:
+    """The model of what good images are like, from the blocks of (N, 3, S, S)."""
+    features = np.concatenate([niqe_features(image) for image in images])
     return NaturalModel(features.mean(axis=0), np.cov(features, rowvar=False))
 
 
-def niqe(picture: torch.Tensor, model: NaturalModel) -> float:
+def niqe(image: torch.Tensor, model: NaturalModel) -> float:
     """Natural image quality (3, S, S) without a truth, 0 or more, lower is better (Mittal et al. 2013, Eq. 10).
 
-    The distance of the picture's own Gaussian of block features from the model's. Blocks are a quarter of the side
-    here, for 96 pixels there, and the model is fitted to the pictures it is given: not comparable with other papers'.
+    The distance of the image's own Gaussian of block features from the model's. Blocks are a quarter of the side
+    here, for 96 pixels there, and the model is fitted to the images it is given: not comparable with other papers'.
     """
-    features = niqe_features(picture)
+    features = niqe_features(image)
     difference = features.mean(axis=0) - model.mean
     covariance = (np.cov(features, rowvar=False) + model.covariance) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
 
 
-def niqe_features(picture: torch.Tensor) -> np.ndarray:
-    """Block features (B, 36) of a picture (3, S, S): 18 at full size and 18 at half (Mittal et al. 2013, Eq. 1-8)."""
-    gray = (picture.permute(1, 2, 0).numpy().astype(np.float64) + 1) * 127.5 @ np.array([0.299, 0.587, 0.114])
+def niqe_features(image: torch.Tensor) -> np.ndarray:
+    """Block features (B, 36) of an image (3, S, S): 18 at full size and 18 at half (Mittal et al. 2013, Eq. 1-8)."""
+    gray = (image.permute(1, 2, 0).numpy().astype(np.float64) + 1) * 127.5 @ np.array([0.299, 0.587, 0.114])
     side = gray.shape[0] // NIQE_BLOCKS // 2 * 2  # of a block, even so that it has a half
     gray = gray[: side * NIQE_BLOCKS, : side * NIQE_BLOCKS]
     half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -199,8 +199,8 @@ def _fit_asymmetric(values: np.ndarray) -> tuple[np.ndarray, ...]:
     return shape, mean, left, right
 
 
-def resize_square(pictures: torch.Tensor, side: int) -> torch.Tensor:
-    """Pictures (N, 3, side, side), by antialiased bicubic interpolation where their size is another."""
-    if pictures.shape[-1] == side:
-        return pictures
-    return F.interpolate(pictures, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+def resize_square(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Images (N, 3, side, side), by antialiased bicubic interpolation where their size is another."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""The time-aware image encoder: a degraded picture and a time step become the features for the UNet (Eq. 1)."""
+"""The time-aware image encoder: a degraded image and a time step become the features for the UNet (Eq. 1)."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +18,7 @@ class TimeAwareImageEncoderOutput(BaseOutput):
     """Output of `TimeAwareImageEncoder`.
 
     Args:
-        sample: (B, C, 8, 8) features F of the picture at the time step.
+        sample: (B, C, 8, 8) features F of the image at the time step.
     """
 
     sample: torch.Tensor
@@ -80,15 +80,15 @@ class EncoderLayer(nn.Module):
 
 
 class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
-    """Picture (B, 3, S, S) and time step (B,) -> features (B, C, 8, 8).
+    """Image (B, 3, S, S) and time step (B,) -> features (B, C, 8, 8).
 
     The layout is that of the VQGAN encoder with the sizes of CodeFormer and one more level, which brings 512 pixels to
     8x8x1024; the time step enters every ResBlock (appendix A). With the default configuration it has 115.8M parameters.
 
     Args:
-        sample_size: side of the picture in pixels; divided by `patch_size`, and by 2 at every level but the last, it
+        sample_size: side of the image in pixels; divided by `patch_size`, and by 2 at every level but the last, it
             must give `feature_size`.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         block_out_channels: width of each level.
         layers_per_block: ResBlocks of each level.
         out_channels: width of the features; the UNet's `cross_attention_dim` must equal it.
@@ -163,18 +163,18 @@ class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor | float, return_dict: bool = True
     ) -> TimeAwareImageEncoderOutput | tuple[torch.Tensor]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             sample: (B, 3, S, S) in [-1, 1].
-            timestep: (B,), or one for all pictures.
+            timestep: (B,), or one for all images.
             return_dict: whether to return a `TimeAwareImageEncoderOutput` rather than a tuple.
         """
         batch_size, side = sample.shape[0], self.config.sample_size
         if sample.ndim != 4 or sample.shape[1:] != (self.config.in_channels, side, side):
             raise ValueError(
                 f"`sample` has shape {tuple(sample.shape)}, but this encoder takes "
-                f"(B, {self.config.in_channels}, {side}, {side}): resize the pictures."
+                f"(B, {self.config.in_channels}, {side}, {side}): resize the images."
             )
         timestep = torch.as_tensor(timestep, device=sample.device).reshape(-1)
         if timestep.shape[0] not in (1, batch_size):

@@ -1,4 +1,4 @@
-"""Pictures to diffusion latents, with any of diffusers' autoencoders, and a cache of them on disk."""
+"""Images to diffusion latents, with any of diffusers' autoencoders, and a cache of them on disk."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from nvb_diffusers.files import read_json, replaced_file, write_whole
 
 
 def encode_latents(vae: ModelMixin, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Scaled latents (B, C, h, w) of pictures (B, 3, S, S) in [-1, 1]; of a distribution, its mode.
+    """Scaled latents (B, C, h, w) of images (B, 3, S, S) in [-1, 1]; of a distribution, its mode.
 
     AutoencoderKL gives a distribution, AutoencoderTiny `latents`, AutoencoderDC `latent`.
     """
@@ -29,7 +29,7 @@ def encode_latents(vae: ModelMixin, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def latent_side(vae: ModelMixin, resolution: int) -> int:
-    """Side of the latents of pictures of a resolution."""
+    """Side of the latents of images of a resolution."""
     widths = vae.config.get("block_out_channels") or vae.config.get("encoder_block_out_channels")
     return resolution // 2 ** (len(widths) - 1)
 
@@ -48,17 +48,17 @@ def with_latents(batch: dict[str, torch.Tensor], vae: ModelMixin) -> dict[str, t
 def cache_latents(
     vae: ModelMixin, records: datasets.Dataset, resolution: int, path: str | Path, batch_size: int = 64
 ) -> np.ndarray:
-    """Latents (N, 2, C, h, w) in float16 of every picture and of its mirror image, from disk where they are there.
+    """Latents (N, 2, C, h, w) in float16 of every image and of its mirror image, from disk where they are there.
 
     Args:
         vae: on the device that it should run on.
-        records: N pictures.
-        resolution: at which the pictures are encoded.
+        records: N images.
+        resolution: at which the images are encoded.
         path: a .npy file, written at once; a note beside it says what it holds.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
 
     Raises:
-        ValueError: the file holds the latents of another autoencoder, resolution or list of pictures.
+        ValueError: the file holds the latents of another autoencoder, resolution or list of images.
     """
     path = Path(path)
     note, content = path.with_name(f"{path.name}.json"), _describe(vae, records, resolution)
@@ -83,10 +83,10 @@ def cache_latents(
 
 
 def _describe(vae: ModelMixin, records: datasets.Dataset, resolution: int) -> dict[str, str | int]:
-    """What a cache depends on; pictures count by their names."""
+    """What a cache depends on; images count by their names."""
     config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
     weights = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for _, value in sorted(vae.state_dict().items()):
         weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     names = hashlib.sha256("\n".join(file_names(records)).encode())
-    return {"autoencoder": weights.hexdigest()[:16], "resolution": resolution, "pictures": names.hexdigest()[:16]}
+    return {"autoencoder": weights.hexdigest()[:16], "resolution": resolution, "images": names.hexdigest()[:16]}

@@ -21,7 +21,7 @@ from nvb_diffusers.data.records import read_records
 if find_spec("moderngl") is None or find_spec("anny") is None:
     pytest.skip("moderngl or anny is not installed", allow_module_level=True)
 
-from nvb_diffusers.heads import cli
+from nvb_diffusers.heads import cli, datasheet
 from nvb_diffusers.heads.mesh.basis import default_cache, load_basis
 from nvb_diffusers.heads.mesh.template import Template
 from nvb_diffusers.heads.picture.cameras import label, look_at_origin, orbit, project
@@ -187,6 +187,38 @@ def test_the_set_loads(whole):
     assert loaded[0]["image"].size == (SIZE, SIZE)
     sample = MultiViewFaceDataset(whole, "train", SampleTransform(32, ("mild",), seed=0), num_target_views=2)[0]
     assert sample["camera_params"].shape == (3, 25)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--output_dir"),
+        (["--output_dir", "x", "--size", "3"], "--size is 3, expected 16 or more"),
+        (["--output_dir", "x", "--level", "-1"], "--level is -1, expected 0 or more"),
+        (["--output_dir", "x", "--cameras", "ring"], "random"),
+        (["--output_dir", __file__], "not a data set"),
+    ],
+)
+def test_an_error_is_one_line(capsys, arguments, words):
+    """Assert that a wrong argument ends the command with status 2 and one line that names it."""
+    try:
+        status = cli.main(arguments)
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("nvb-heads: ")
+    assert words in line
+
+
+def test_the_datasheet_measures_a_set(rendered_heads, capsys):
+    """Assert that the table counts the images and that hair covers a part of them, and that no set is one line."""
+    assert datasheet.main(["--data_dir", str(rendered_heads)]) == 0
+    rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert rows["images, identities"] == "32, 8"
+    assert 0.02 < float(rows["hair area over image, from the front"].split()[0]) < 0.4
+    assert datasheet.main(["--data_dir", str(rendered_heads / "images")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_orbits_are_evenly_spaced():

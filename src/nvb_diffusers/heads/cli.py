@@ -11,7 +11,7 @@ the set. What the set shows and does not is in docs/heads.md.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -22,6 +22,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from nvb_diffusers.data.records import begin_data_set, split_by_identity, write_records
+from nvb_diffusers.files import one_line
 
 LARGE = 384  # px from which a subdivided mesh shows
 # Each worker computes in one thread: workers then share the cores, and sums come out the same on every machine.
@@ -103,15 +104,19 @@ def _worker_context() -> BaseContext:
     return context
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Render; return 0, or 2 after an error, which is one line on stderr."""
-    args = parse_args(argv)
+def finish(program: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run a command; its exit status is 0, or 2 after an error, which is one line on standard error."""
     try:
-        render(args)
+        run(args)
     except (ValueError, OSError) as error:
-        print(f"nvb-heads: {error}", file=sys.stderr)
+        print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `nvb-heads`."""
+    return finish("nvb-heads", render, parse_args(argv))
 
 
 if __name__ == "__main__":

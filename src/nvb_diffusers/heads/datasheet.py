@@ -4,12 +4,17 @@ python -m nvb_diffusers.heads.datasheet --data_dir heads
 """
 
 import argparse
-import json
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from nvb_diffusers.data.records import read_records
+from nvb_diffusers.files import read_json
+
+from .cli import OneLineParser, finish
 from .mesh.basis import default_cache, load_basis
 from .mesh.template import Template
 from .picture.cameras import look_at_origin
@@ -17,11 +22,11 @@ from .picture.renderer import Renderer
 from .picture.scene import make_scene
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="datasheet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="a set made by nvb-heads")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def spread(values: list[float] | np.ndarray, digits: int = 2) -> str:
@@ -46,26 +51,25 @@ def proportions(landmarks: np.ndarray) -> tuple[float, float, float]:
 
 def hair_areas(data_dir: Path, identities: list[int]) -> list[float]:
     """Share of a frontal image that scalp hair covers, of each identity: what changes when it is left out."""
-    note = json.loads((data_dir / "prepare.json").read_bytes())
+    note = read_json(data_dir / "prepare.json")
     template = Template(load_basis(default_cache()))
     renderer = Renderer(template, 128, 1.0)
     areas = []
     for identity in identities:
         scene = make_scene(template, note["seed"], identity)
         renderer.load(scene)
-        images = [renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int)]
+        with_hair = renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int)
         kinds = [strands.kind for strands in scene.strands]
         renderer.strands = [drawn for drawn, kind in zip(renderer.strands, kinds, strict=True) if kind != "hair"]
-        images.append(renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int))
-        areas.append(float((np.abs(images[0] - images[1]).sum(axis=-1) > 12).mean()))
+        without = renderer.draw(look_at_origin(0.0, 0.0)).rgb.astype(int)
+        areas.append(float((np.abs(with_hair - without).sum(axis=-1) > 12).mean()))
     return areas
 
 
-def main() -> None:
+def measure(args: argparse.Namespace) -> None:
     """Print the table."""
-    data_dir = parse_args().data_dir
-    lines = (data_dir / "images/metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    data_dir = args.data_dir
+    records = read_records(data_dir)
     people = [record for record in records if record["view"] == 0]  # the view nearest to the front
     faces = np.array([proportions(np.array(person["landmarks"])) for person in people])
     rows = {"images, identities": f"{len(records)}, {len(people)}"}
@@ -84,5 +88,10 @@ def main() -> None:
     print("\n".join(f"| {name} | {value} |" for name, value in rows.items()))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return finish("datasheet", measure, parse_args(argv))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -135,6 +135,33 @@ def test_check_refuses_what_is_no_camera(index, value, message):
         check_camera_params(cameras, "target_cameras")
 
 
+def in_other_convention(which):
+    """Cameras of an orbit as other programs write them."""
+    cam2world, intrinsics = split_camera(orbit_cameras(3, (-40, 40), 10))
+    if which == "pixels":
+        intrinsics = intrinsics * torch.tensor([512.0, 512.0, 1.0])[:, None]
+    elif which == "OpenGL":
+        cam2world = cam2world * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    elif which == "world2cam":
+        cam2world = torch.linalg.inv(cam2world)
+    elif which == "millimeters":
+        cam2world[:, :3, 3] *= 400
+    elif which == "principal point":
+        intrinsics[:, 1, 2] = 2.5
+    return join_camera(cam2world, intrinsics)
+
+
+@pytest.mark.parametrize("which", ["pixels", "OpenGL", "world2cam", "millimeters", "principal point"])
+def test_other_conventions_are_named(which):
+    """Assert that cameras of another convention are refused by its name, and ours in any framing are not."""
+    with pytest.raises(ValueError, match=which):
+        check_camera_params(in_other_convention(which))
+    angles = torch.arange(-180.0, 180, 30), torch.arange(-80.0, 81, 20), torch.arange(-90.0, 91, 45)
+    yaw, pitch, roll = torch.meshgrid(*angles, indexing="ij")
+    for radius, focal in ((2.7, 4.26), (0.8, 1.0), (30.0, 45.0)):
+        check_camera_params(camera_from_angles(yaw, pitch, roll, radius, focal))
+
+
 def test_pixel_centers_are_the_middles_of_cells():
     """Assert (u, v) of a 2x3 image by hand."""
     expected = [[[1 / 6, 0.25], [0.5, 0.25], [5 / 6, 0.25]], [[1 / 6, 0.75], [0.5, 0.75], [5 / 6, 0.75]]]

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 RADIUS = 2.7
 FOCAL = 4.2647  # of EG3D's labels, 2985.29 / 700: a full field of view of 13.37 degrees
 RIGID_TOLERANCE = 1e-2  # lets bfloat16 labels pass, and stops a cam2world that is scaled by 1 %
+MAX_FOCAL, MAX_CENTER, MAX_DISTANCE = 50.0, 1.5, 100.0  # beyond, numbers are of another convention
 
 Angle = float | torch.Tensor
 
@@ -132,7 +133,7 @@ def mirror_camera(camera_params: torch.Tensor) -> torch.Tensor:
 
 
 def check_camera_params(camera_params: torch.Tensor, name: str = "cameras") -> None:
-    """Raise a ValueError unless (..., 25) holds finite, rigid cameras with positive focal lengths."""
+    """Raise a ValueError unless (..., 25) holds finite, rigid cameras of this module's convention."""
     if camera_params.shape[-1:] != (25,):
         raise ValueError(
             f"`{name}` has shape {tuple(camera_params.shape)}, but its last dimension must be 25: "
@@ -158,6 +159,36 @@ def check_camera_params(camera_params: torch.Tensor, name: str = "cameras") -> N
     focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]]).min().item()
     if focal <= 0:
         raise ValueError(f"`{name}` holds a focal length of {focal:.3g}, but it must be a positive share of the image.")
+    _refuse_other_conventions(cam2world, intrinsics, name)
+
+
+def _refuse_other_conventions(cam2world: torch.Tensor, intrinsics: torch.Tensor, name: str) -> None:
+    """Raise a ValueError that names the convention where valid numbers make no camera of a head at the origin."""
+    focal, position = intrinsics[..., 0, 0].max().item(), cam2world[..., :3, 3]
+    if focal > MAX_FOCAL:
+        raise ValueError(
+            f"`{name}` holds a focal length of {focal:.5g} image sizes, as if intrinsics were in pixels: divide their "
+            "first row by the width and their second by the height."
+        )
+    center = (intrinsics[..., :2, 2] - 0.5).abs().max().item()
+    if center > MAX_CENTER:
+        raise ValueError(f"`{name}` holds a principal point {center:.3g} image sizes off the middle of the image.")
+    distance = torch.linalg.vector_norm(position, dim=-1)
+    if distance.max().item() > MAX_DISTANCE:
+        raise ValueError(
+            f"`{name}` holds a camera {distance.max().item():.5g} units from the head, as if in millimeters: a frontal "
+            f"camera of focal length {FOCAL} is {RADIUS} away."
+        )
+    ahead = -_product(position[..., None, :], cam2world[..., :3, :3])[..., 0, :]  # the origin, from the camera
+    if (ahead[..., 2] < -1e-2 * distance).any():
+        raise ValueError(
+            f"`{name}` holds a camera that looks away from the head at the origin, as in OpenGL's or Blender's axes: "
+            "negate the second and the third column of its rotation."
+        )
+    on_axis = (position[..., 2] > 0) & (position[..., :2].abs().amax(dim=-1) < 1e-2 * distance)
+    aside = ahead[..., :2].abs().amax(dim=-1) * intrinsics[..., 0, 0] > ahead[..., 2]  # a whole image size
+    if (on_axis & aside).any():
+        raise ValueError(f"`{name}` holds a camera that does not see the head, as a world2cam would: give its inverse.")
 
 
 def average_cameras(camera_params: torch.Tensor) -> torch.Tensor:

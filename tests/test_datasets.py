@@ -130,7 +130,7 @@ def test_splits_hold_different_identities(folder):
     splits = [set(load_records(folder, split)["identity"]) for split in ("train", "validation", "test")]
     assert [len(split) for split in splits] == [4, 1, 1]
     assert len(set.union(*splits)) == 6
-    with pytest.raises(ValueError, match=r"metadata.jsonl has no picture in split 'dev'"):
+    with pytest.raises(ValueError, match=r"metadata.jsonl has no image in split 'dev'"):
         load_records(folder, "dev")
 
 
@@ -167,7 +167,7 @@ def test_pictures_with_and_without_cameras_make_a_batch(folder):
     path.write_text("\n".join(json.dumps(record) for record in records))
     batch = next(iter(DataLoader(FaceDataset(folder, "train", SampleTransform(64, ())), batch_size=4)))
     assert "camera_params" not in batch
-    with pytest.raises(ValueError, match="pictures without a camera in split 'train'"):
+    with pytest.raises(ValueError, match="images without a camera in split 'train'"):
         MultiViewFaceDataset(folder, "train", SampleTransform(64, ()), 1)
 
 

@@ -1,7 +1,7 @@
 """Data sets of the training steps, over the one on-disk format (`nvb_diffusers.data.records`).
 
-Step 1 reads single pictures (`FaceDataset`), step 2 several of one identity (`MultiViewFaceDataset`). Both give,
-besides the clean pictures, their degraded copies, all made with one `DegradationParams` drawn for the sample (Eq. 7).
+Step 1 reads single images (`FaceDataset`), step 2 several of one identity (`MultiViewFaceDataset`). Both give,
+besides the clean images, their degraded copies, all made with one `DegradationParams` drawn for the sample (Eq. 7).
 A sample is asked for by its key (`nvb_diffusers.data.keys`), from which everything random in it follows.
 """
 
@@ -31,12 +31,12 @@ def load_records(data_dir: str | Path, split: str) -> datasets.Dataset:
     """The checked records of one split as an HF data set; `read_record` decodes its images.
 
     Raises:
-        ValueError: names file and line of a bad record; or the split has no pictures.
+        ValueError: names file and line of a bad record; or the split has no images.
     """
     folder = Path(data_dir) / "images"
     records = [record for record in read_records(data_dir) if record["split"] == split]
     if not records:
-        raise ValueError(f"{folder / 'metadata.jsonl'} has no picture in split {split!r}")
+        raise ValueError(f"{folder / 'metadata.jsonl'} has no image in split {split!r}")
     columns: dict[str, list[Any]] = {
         "image": [str(folder / record["file_name"]) for record in records],
         "identity": [str(record["identity"]) for record in records],
@@ -63,17 +63,17 @@ def read_record(records: datasets.Dataset | ShardedRecords, index: int) -> dict[
 
 
 def file_names(records: datasets.Dataset) -> list[str]:
-    """Where the pictures are, from the folder of their identity on."""
+    """Where the images are, from the folder of their identity on."""
     return ["/".join(Path(image["path"]).parts[-2:]) for image in records["image"]]
 
 
 @dataclass(frozen=True)
 class SampleTransform:
-    """What happens to the pictures of a sample.
+    """What happens to the images of a sample.
 
     Args:
-        resolution: side of the pictures in pixels.
-        presets: names of degradation presets, one of which is drawn for each sample; none for clean pictures alone.
+        resolution: side of the images in pixels.
+        presets: names of degradation presets, one of which is drawn for each sample; none for clean images alone.
         seed: of everything drawn.
         flip: whether half of the samples are mirrored, with their cameras.
         crop_jitter: largest share of the side that a random crop leaves out; the crop enters the intrinsics.
@@ -86,7 +86,7 @@ class SampleTransform:
     crop_jitter: float = 0.0
 
     def __call__(self, records: Sequence[dict[str, Any]], key: int) -> dict[str, torch.Tensor]:
-        """Pictures of one sample, all with the same flip and the same degradation.
+        """Images of one sample, all with the same flip and the same degradation.
 
         Returns:
             `pixel_values` and, with presets, `degraded_pixel_values` (V, 3, S, S) in [-1, 1]; `camera_params` (V, 25)
@@ -97,8 +97,8 @@ class SampleTransform:
         clean, cameras = [], []
         for record in records:
             camera = torch.tensor(record["camera"], dtype=torch.float32) if record["camera"] is not None else None
-            picture, camera = self._crop(record["image"], camera, generator)
-            clean.append(picture[:, ::-1] if flipped else picture)
+            image, camera = self._crop(record["image"], camera, generator)
+            clean.append(image[:, ::-1] if flipped else image)
             cameras.append(mirror_camera(camera) if flipped and camera is not None else camera)
         sample = {
             "pixel_values": to_pixel_values(clean),
@@ -107,7 +107,7 @@ class SampleTransform:
         }
         if self.presets:
             degradation = draw_degradation(generator, str(generator.choice(list(self.presets))))
-            degraded = [apply(np.ascontiguousarray(picture), degradation) for picture in clean]
+            degraded = [apply(np.ascontiguousarray(image), degradation) for image in clean]
             sample["degraded_pixel_values"] = to_pixel_values(degraded)
         if all(camera is not None for camera in cameras):
             sample["camera_params"] = torch.stack([camera for camera in cameras if camera is not None])
@@ -116,7 +116,7 @@ class SampleTransform:
     def _crop(
         self, image: Image.Image, camera: torch.Tensor | None, generator: np.random.Generator
     ) -> tuple[np.ndarray, torch.Tensor | None]:
-        """A random square of the picture, resized, and the camera that sees just that square."""
+        """A random square of the image, resized, and the camera that sees just that square."""
         side = 1.0 - self.crop_jitter * generator.random()
         left, top = (1.0 - side) * generator.random(2)
         width, height = image.size
@@ -128,13 +128,13 @@ class SampleTransform:
 
 
 class _CachedLatents:
-    """Latents (N, 2, C, h, w) of every picture of `records` and of its mirror image."""
+    """Latents (N, 2, C, h, w) of every image of `records` and of its mirror image."""
 
     records: datasets.Dataset | ShardedRecords
     latents: np.ndarray | None = None
 
     def use_latents(self, latents: np.ndarray) -> None:
-        """Give these latents with every sample, so that nobody has to encode the pictures again."""
+        """Give these latents with every sample, so that nobody has to encode the images again."""
         count = len(self.records)
         if latents.shape[:2] != (count, 2):
             raise ValueError(
@@ -144,12 +144,12 @@ class _CachedLatents:
 
 
 class FaceDataset(_CachedLatents, Dataset):
-    """Single pictures for step 1.
+    """Single images for step 1.
 
     Args:
         data_dir: a folder in the project's format; cameras are optional.
         split: train, validation or test.
-        transform: what happens to each picture.
+        transform: what happens to each image.
         streaming: whether `data_dir` holds shards (`nvb_diffusers.data.shards`), and may be a URL.
     """
 
@@ -165,7 +165,7 @@ class FaceDataset(_CachedLatents, Dataset):
         """Sample of a key: the transform's values without V, and `latents` (C, h, w) where they are cached."""
         index = key % len(self)
         sample = self.transform([read_record(self.records, index)], key)
-        if not self.has_cameras:  # of any picture, or of some, which would not make a batch
+        if not self.has_cameras:  # of any image, or of some, which would not make a batch
             sample.pop("camera_params", None)
         if self.latents is not None:
             sample["latents"] = _cached(self.latents, [index], sample)
@@ -173,14 +173,14 @@ class FaceDataset(_CachedLatents, Dataset):
 
 
 class MultiViewFaceDataset(_CachedLatents, Dataset):
-    """Several pictures of one identity for step 2: the source view first, then the targets.
+    """Several images of one identity for step 2: the source view first, then the targets.
 
     The source view is among the views to be made, so that a pipeline can also give back the input's own view.
 
     Args:
-        data_dir: a folder in the project's format, every picture with its camera.
+        data_dir: a folder in the project's format, every image with its camera.
         split: train, validation or test.
-        transform: what happens to the pictures of a sample.
+        transform: what happens to the images of a sample.
         num_target_views: other views beside the source, 7 in the paper.
         streaming: whether `data_dir` holds shards (`nvb_diffusers.data.shards`), and may be a URL.
     """
@@ -196,7 +196,7 @@ class MultiViewFaceDataset(_CachedLatents, Dataset):
         self.records = ShardedRecords(str(data_dir), split) if streaming else load_records(data_dir, split)
         self.transform, self.num_views = transform, num_target_views + 1
         if not _has_cameras(self.records):
-            raise ValueError(f"{data_dir} has pictures without a camera in split {split!r}: step 2 needs them all")
+            raise ValueError(f"{data_dir} has images without a camera in split {split!r}: step 2 needs them all")
         self.views = _views_by_identity(self.records)
         fewest = min(len(views) for views in self.views)
         if fewest < self.num_views:
@@ -252,7 +252,7 @@ def split_batch(batch: dict[str, torch.Tensor], size: int) -> list[dict[str, tor
 
 
 def _has_cameras(records: datasets.Dataset | ShardedRecords) -> bool:
-    """Whether every picture has its camera."""
+    """Whether every image has its camera."""
     if isinstance(records, ShardedRecords):
         return records.has_cameras
     return all(camera is not None for camera in records["camera"])
@@ -269,6 +269,6 @@ def _views_by_identity(records: datasets.Dataset | ShardedRecords) -> list[Seque
 
 
 def _cached(latents: np.ndarray, indices: Sequence[int], sample: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Latents (V, C, h, w) of pictures as the sample shows them, mirrored or not."""
+    """Latents (V, C, h, w) of images as the sample shows them, mirrored or not."""
     orientation = int(sample["flipped"])
     return torch.from_numpy(np.stack([latents[index, orientation] for index in indices]).astype(np.float32))

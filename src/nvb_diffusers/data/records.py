@@ -1,16 +1,16 @@
 """The one on-disk format of every data set: `images/<identity>/<view>.webp` + `images/metadata.jsonl`.
 
-One line of `metadata.jsonl` is one picture, a JSON object with
+One line of `metadata.jsonl` is one image, a JSON object with
 
-- `file_name`: the picture, relative to `images/`;
-- `identity` (a text; a number stands for its digits) and `view` (number): who, and which of their pictures;
-- `split`: train, validation or test, the same one for every picture of an identity;
+- `file_name`: the image, relative to `images/`;
+- `identity` (a text; a number stands for its digits) and `view` (number): who, and which of their images;
+- `split`: train, validation or test, the same one for every image of an identity;
 - `camera`, optional: 25 numbers, cam2world (4, 4) in OpenCV axes, then intrinsics (3, 3) normalized by image size;
-- `landmarks`, optional: (5, 2) pixels from the picture's top left edge: the eyes, the tip of the nose and the corners
+- `landmarks`, optional: (5, 2) pixels from the image's top left edge: the eyes, the tip of the nose and the corners
   of the mouth, left to right as seen from the front;
 - anything else: attributes, kept as they are.
 
-An identity is one head at one moment, so any two of its pictures are views of the same thing. HF `datasets` reads the
+An identity is one head at one moment, so any two of its images are views of the same thing. HF `datasets` reads the
 same folder as an `imagefolder`. The metadata is written last and at once, so a folder that has it is whole.
 """
 
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 def metadata_path(data_dir: str | Path) -> Path:
-    """The file that lists the pictures of a data set."""
+    """The file that lists the images of a data set."""
     return Path(data_dir) / "images" / "metadata.jsonl"
 
 
@@ -71,7 +71,7 @@ def read_records(data_dir: str | Path) -> list[dict[str, Any]]:
 
 
 def write_records(data_dir: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
-    """Check the records and write them at once; their pictures must already be there.
+    """Check the records and write them at once; their images must already be there.
 
     Returns:
         The path of `metadata.jsonl`.
@@ -84,7 +84,7 @@ def write_records(data_dir: str | Path, records: Sequence[Mapping[str, Any]]) ->
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """Raise ValueError where one record does not hold what the format asks for (its picture is not looked at)."""
+    """Raise ValueError where one record does not hold what the format asks for (its image is not looked at)."""
     if not isinstance(record, Mapping):
         raise ValueError(f"expected a JSON object, got {type(record).__name__}")
     missing = [key for key in ("file_name", "identity", "view", "split") if key not in record]
@@ -140,7 +140,7 @@ def split_by_identity(
 def read_eg3d_labels(path: str | Path) -> list[tuple[str, list[float]]]:
     """File names and cameras (25 numbers) of a `dataset.json` as EG3D and PanoHead write it, in its order.
 
-    Copies mirrored by EG3D's tools (`*_mirror.*`) are left out: our data sets flip pictures themselves.
+    Copies mirrored by EG3D's tools (`*_mirror.*`) are left out: our data sets flip images themselves.
     """
     content = read_json(path)
     labels = content.get("labels") if isinstance(content, dict) else None
@@ -157,13 +157,13 @@ def read_eg3d_labels(path: str | Path) -> list[tuple[str, list[float]]]:
 def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: Iterable[str | Path] = ()) -> None:
     """Make the folder of a new data set and note how it is made, in `prepare.json`.
 
-    A second call with the same settings and inputs goes on where the first stopped: pictures are written at once, so
+    A second call with the same settings and inputs goes on where the first stopped: images are written at once, so
     those already there are whole and of these settings.
 
     Args:
         data_dir: the folder to make, which must be new, empty or begun in this way.
         settings: JSON values.
-        inputs: files the pictures depend on, such as labels; their contents count, by a hash.
+        inputs: files the images depend on, such as labels; their contents count, by a hash.
     """
     folder = Path(data_dir)
     note = folder / "prepare.json"
@@ -186,7 +186,7 @@ def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: It
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:
-    """Write a picture without loss, as the suffix of the path says, and at once."""
+    """Write an image without loss, as the suffix of the path says, and at once."""
     with replaced_file(path) as part:
         if Path(path).suffix == ".webp":
             image.save(part, format="WEBP", lossless=True, method=0)  # 15x the speed of the default for 9 % more bytes
@@ -218,7 +218,7 @@ def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], work
 
 
 def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequence[int]) -> None:
-    """Check each record, its picture, and that no file is listed twice and no identity is in two splits."""
+    """Check each record, its image, and that no file is listed twice and no identity is in two splits."""
     line_of_file: dict[str, int] = {}
     split_of_identity: dict[str, tuple[str, int]] = {}
     for record, number in zip(records, lines, strict=True):
@@ -226,10 +226,10 @@ def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequ
             check_record(record)
             file_name, identity, split = record["file_name"], record["identity"], record["split"]
             if not (path.parent / file_name).is_file():
-                raise ValueError(f"picture {file_name} does not exist")
+                raise ValueError(f"image {file_name} does not exist")
             first = line_of_file.setdefault(file_name, number)
             if first != number:
-                raise ValueError(f"picture {file_name} is already on line {first}")
+                raise ValueError(f"image {file_name} is already on line {first}")
             first_split, first = split_of_identity.setdefault(str(identity), (split, number))
             if first_split != split:
                 raise ValueError(f"identity {identity} is in split {split}, but in {first_split} on line {first}")

@@ -1,11 +1,11 @@
 """Data sets in shards, read one shard at a time from a folder or a URL, so that a set may be larger than the disk.
 
 `training/prepare_shards.py` makes them from a folder in the project's format: parquet files with the bytes of the
-pictures inside, the views of an identity side by side in one file, and `shards.json`, which says what is in which file:
+images inside, the views of an identity side by side in one file, and `shards.json`, which says what is in which file:
 
     {"train": [{"file": "train-00000.parquet", "views": [16, 16, ...], "cameras": true}, ...], ...}
 
-where `views` counts the pictures of each identity. Every HF data set tool reads the parquet files as they are.
+where `views` counts the images of each identity. Every HF data set tool reads the parquet files as they are.
 """
 
 import json

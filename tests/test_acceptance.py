@@ -1,4 +1,4 @@
-"""The bars by hand-made pictures, cameras and summaries."""
+"""The requirements by hand-made pictures, cameras and summaries."""
 
 from types import SimpleNamespace
 
@@ -9,14 +9,15 @@ from small_data import write_small_set
 
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.evaluation.acceptance import (
-    bars_lines,
     encoder_embedding,
     identity_triplets,
-    measure_bars,
+    measure_requirements,
     obedience,
+    requirement_lines,
 )
 from nvb_diffusers.evaluation.intervals import Interval
 from nvb_diffusers.evaluation.methods import InputAsView, write_predictions
+from nvb_diffusers.evaluation.results import Entry, Result, SourceCamera, Summary
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
 
 
@@ -48,8 +49,8 @@ def test_obedience_is_the_median_within_the_range():
     assert obedience(predict, marks[:, [0, 2]], asked[:, [0, 2]]) == pytest.approx(2.0, abs=1e-2)
 
 
-def test_bars_of_a_comparison(tmp_path):
-    """Assert leads, angles and verdicts from summaries and pictures, and that a bar just missed is missed."""
+def test_requirements_of_a_comparison(tmp_path):
+    """Assert leads, angles and verdicts from summaries and pictures, and that what is just missed is missed."""
     write_small_set(tmp_path / "data")
     make_test_set(
         tmp_path / "data", tmp_path / "set", split="train", num_identities=3, num_target_views=2, resolution=64
@@ -61,34 +62,35 @@ def test_bars_of_a_comparison(tmp_path):
         pipeline=pipe, cameras=lambda pictures: camera_from_angles(0, 0).expand(len(pictures), 25)
     )
 
-    def summary(restored, angle=0.0):
-        return {
-            "restoration": {"PSNR": {"mean": restored}},
-            "source_camera": {"median angle (deg)": angle},
-        }
+    def result(name, preset, restored, angle=None):
+        tasks = {"restoration": {"PSNR": Entry(restored, restored, restored, 3, 0)}}
+        seen = None if angle is None else SourceCamera(Interval(angle, angle, angle), angle)
+        return Result(name, preset, Summary(test_set.settings, "", None, {}, tasks, {}), seen)
 
-    rows = {
-        "ours": {"mild": summary(30, 5.0), "medium": summary(28), "severe": summary(26, 7.9)},
-        "input": {"medium": summary(26.6)},
-    }
+    rows = [
+        result("ours", "mild", 30, 5.0),
+        result("ours", "medium", 28, 0.0),
+        result("ours", "severe", 26, 7.9),
+        result("input", "medium", 26.6),
+    ]
     leads = {
         ("input", "medium"): Interval(0.5, 0.1, 0.9),
         ("rival", "medium"): Interval(0.25, -0.1, 0.6),
         ("rival", "severe"): Interval(-0.3, -0.7, -0.1),
     }
-    bars = measure_bars(test_set, tmp_path / "views", rows, leads, predictor)
-    values = [(bar["value"], bar["met"]) for bar in bars]
+    requirements = measure_requirements(test_set, tmp_path / "views", rows, leads, predictor)
+    values = [(requirement.value, requirement.met) for requirement in requirements]
     assert values[:2] == [(0.5, True), (0.25, False)]  # a lead that may be none is none
     assert values[3:5] == [(5.0, False), (7.9, True)]
-    assert bars[-1]["value"] == pytest.approx(1.4)
-    assert not bars[-1]["met"]
-    assert bars[5]["value"] == bars[6]["value"] > 0  # the predictor sees every picture from the front
-    head, lines = bars_lines(bars)
+    assert requirements[-1].value == pytest.approx(1.4)
+    assert not requirements[-1].met
+    assert requirements[5].value == requirements[6].value > 0  # the predictor sees every image from the front
+    head, lines = requirement_lines(requirements)
     assert {len(line) for line in lines} == {len(head)}
     assert [line[2:] for line in lines[:3]] == [
         ["0.50 [0.10, 0.90] dB", "met"],
         ["0.25 [-0.10, 0.60] dB", "**missed**"],
-        ["-0.30 [-0.70, -0.10] dB", ""],  # another degradation is told and has no bar
+        ["-0.30 [-0.70, -0.10] dB", ""],  # another degradation is told and nothing is required of it
     ]
     assert lines[2][0] == "PSNR of the views above `rival`, paired, at `severe`"
     assert encoder_embedding(predictor, torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 12 * 64)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nvb_diffusers.evaluation.intervals import NORMAL_QUANTILE, bootstrap_interval, jackknife_interval
+from nvb_diffusers.evaluation.intervals import NORMAL_QUANTILE, Interval, bootstrap_interval, jackknife_interval
 
 
 def test_interval_covers_the_mean_of_grouped_values():
@@ -25,7 +25,7 @@ def test_interval_is_seeded_and_weighs_pictures():
     assert interval.mean == 2
     assert (interval.low, interval.high) == (1, 5)
     assert interval == bootstrap_interval(values, groups, seed=3)
-    assert bootstrap_interval([4.0, 4.0], ["a", "b"]) == (4, 4, 4)
+    assert bootstrap_interval([4.0, 4.0], ["a", "b"]) == Interval(4, 4, 4)
     with pytest.raises(ValueError, match="expected as many"):
         bootstrap_interval([], [])
 
@@ -37,4 +37,4 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     error = values.std(ddof=1) / np.sqrt(30)
     assert interval.mean == pytest.approx(values.mean())
     assert interval.high - interval.mean == pytest.approx(NORMAL_QUANTILE * error)
-    assert jackknife_interval(lambda kept: 7.0, ["a", "a"]) == (7, 7, 7)
+    assert jackknife_interval(lambda kept: 7.0, ["a", "a"]) == Interval(7, 7, 7)

@@ -12,54 +12,67 @@ import pytest
 from PIL import Image
 
 from nvb_diffusers.evaluation.charts import Series, line_chart, nice_range
+from nvb_diffusers.evaluation.intervals import Interval
 from nvb_diffusers.evaluation.report import format_entry, write_report
+from nvb_diffusers.evaluation.results import (
+    Calibration,
+    Entry,
+    Figure,
+    FigureRow,
+    Requirement,
+    Result,
+    Results,
+    SourceCamera,
+    Summary,
+    YawBin,
+)
+from nvb_diffusers.evaluation.test_sets import TestSetSettings
 
 
 def entry(mean, width=1.0, failures=0):
-    return {"mean": mean, "low": mean - width, "high": mean + width, "count": 9, "failures": failures}
+    return Entry(mean, mean - width, mean + width, 9, failures)
+
+
+def interval(mean, width=1.0):
+    return Interval(mean, mean - width, mean + width)
 
 
 @pytest.fixture
 def comparison(tmp_path):
-    settings = {
-        "num_identities": 3,
-        "data": "heads <1>",
-        "split": "test",
-        "num_target_views": 2,
-        "resolution": 8,
-        "seed": 0,
-    }
-    names = ["photo.png", "ours.png", "truth.png"]
-    for number, name in enumerate(names):
+    settings = TestSetSettings(
+        1, "heads <1>", "test", "mild", seed=0, resolution=8, num_identities=3, num_target_views=2
+    )
+    for number, name in enumerate(["photo.png", "ours.png", "truth.png"]):
         Image.new("RGB", (8, 8), (80 * number, 9, 30)).save(tmp_path / name)
-    figure = {
-        "title": "Identity 7",
-        "rows": [
-            {"label": "photo", "images": ["photo.png"]},
-            {"label": "ours", "images": ["photo.png", "ours.png"]},
-            {"label": "truth", "images": ["", "truth.png"]},
-        ],
-    }
-    results = {
-        "title": "A & B",
-        "rows": [
-            {"name": "ours", "preset": "mild", "set": settings, "not_run": {"LPIPS": "weights absent"},
-             "novel_views": {"PSNR": entry(18.123), "SSIM": entry(0.5, 0.1)},
-             "restoration": {}, "consistency": {"warp error": entry(0.05, 0.01)},
-             "source_camera": {"median angle (deg)": 3.21, "mean angle (deg)": entry(4.0)}},
-            {"name": "rival", "preset": "mild", "set": settings, "novel_views": {"PSNR": entry(17.5, failures=2)},
-             "restoration": {}, "consistency": {}, "not_run": {}},
-        ],
-        "by_preset": {"ours": {"mild": {"PSNR": entry(18)}, "severe": {"PSNR": entry(15)}}},
-        "by_yaw": {"ours": [{"yaw": [0, 10], "psnr": entry(19)}, {"yaw": [10, 20], "psnr": entry(17)}]},
-        "bars": [
-            {"measure": "lead", "value": -0.5, "unit": "dB", "bar": "> 0", "met": False, "low": None, "high": None}
-        ],
-        "invented": {"mild": {"deviation": entry(0.02, 0.01), "rank_correlation": entry(0.4, 0.1)}},
-        "figures": [figure],
-        "not_run": {"third": "no pipeline at x"},
-    }  # fmt: skip
-    (tmp_path / "comparison.json").write_text(json.dumps(results))
+    lines = {"photo": ("photo.png",), "ours": ("photo.png", "ours.png"), "truth": ("", "truth.png")}
+
+    def result(name, preset, views, not_run=None, consistency=None, **kwargs):
+        tasks = {"novel_views": views, "restoration": {}, "consistency": consistency or {}}
+        return Result(name, preset, Summary(settings, "", None, {}, tasks, not_run or {}), **kwargs)
+
+    results = Results(
+        title="A & B",
+        preset="mild",
+        rows=(
+            result(
+                "ours",
+                "mild",
+                {"PSNR": entry(18.123), "SSIM": entry(0.5, 0.1)},
+                not_run={"LPIPS": "weights absent"},
+                consistency={"warp error": entry(0.05, 0.01)},
+                source_camera=SourceCamera(interval(4.0), 3.21),
+                by_yaw=(YawBin(0, 10, interval(19)), YawBin(10, 20, interval(17))),
+            ),
+            result("rival", "mild", {"PSNR": entry(17.5, failures=2)}),
+            result("ours", "severe", {"PSNR": entry(15)}, by_yaw=(YawBin(0, 10, interval(3)),)),
+        ),
+        requirements=(Requirement("lead", -0.5, "dB", "> 0", False),),
+        calibration={"mild": Calibration(interval(0.02, 0.01), interval(0.4, 0.1))},
+        figures=(Figure("Identity 7", tuple(FigureRow(label, images) for label, images in lines.items())),),
+        not_run={"third": "no pipeline at x"},
+    )
+    (tmp_path / "comparison.json").write_text(json.dumps(results.to_json()))
+    assert Results.from_json(json.loads((tmp_path / "comparison.json").read_text())) == results
     return tmp_path
 
 
@@ -84,11 +97,12 @@ class Page(HTMLParser):
 
 
 def test_numbers_are_in_both_forms(comparison):
-    """Assert means with intervals, failures, what was not run, bars and titles in Markdown and in HTML."""
+    """Assert means with intervals, failures, what was not run, requirements and titles in Markdown and in HTML."""
     for path in write_report(comparison):
         text = path.read_text()
         for part in ("18.12 [17.12, 19.12]", "0.500 [0.400, 0.600]", "17.50 [16.50, 18.50] (2 of 11 failed)", "not run",
-                     "LPIPS not run: weights absent", "third: no pipeline at x", "3.21", "-0.50 dB"):  # fmt: skip
+                     "LPIPS not run: weights absent", "third: no pipeline at x",
+                     "3.21", "-0.50 dB", "Requirements", "missed", "0.400 [0.300, 0.500]"):  # fmt: skip
             assert part in text, (path.name, part)
     markdown = (comparison / "report.md").read_text()
     for table in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
@@ -134,7 +148,7 @@ def test_a_browser_shows_the_page_and_moves_the_slider(comparison):
 
 def test_absent_parts_are_left_out(tmp_path):
     """Assert a report of nothing but a title, and one line for a folder without a comparison."""
-    (tmp_path / "comparison.json").write_text(json.dumps({"title": "empty"}))
+    (tmp_path / "comparison.json").write_text(json.dumps({"title": "empty", "preset": "mild"}))
     markdown, page = write_report(tmp_path)
     assert markdown.read_text().split() == ["#", "empty"]
     assert "<h2>" not in page.read_text()
@@ -145,16 +159,15 @@ def test_absent_parts_are_left_out(tmp_path):
 def test_entries():
     """Assert a missing entry, one without any value, and the digits of the measure."""
     assert format_entry("PSNR", None) == "not run"
-    assert (
-        format_entry("PSNR", {"mean": None, "low": None, "high": None, "count": 0, "failures": 4})
-        == "- (4 of 4 failed)"
-    )
+    assert format_entry("PSNR", Entry(None, None, None, count=0, failures=4)) == "- (4 of 4 failed)"
     assert format_entry("SSIM (x)", entry(0.12345, 0.1)) == "0.123 [0.023, 0.223]"
 
 
 def test_a_chart_puts_values_where_they_belong():
     """Assert heights in proportion to values, one bar for each interval, and x from left to right."""
-    svg = line_chart([Series("a<b", [(0, entry(10)), (1, entry(20)), (2, entry(15))])], "dB", {0: "x", 1: "y", 2: "z"})
+    svg = line_chart(
+        [Series("a<b", [(0, interval(10)), (1, interval(20)), (2, interval(15))])], "dB", {0: "x", 1: "y", 2: "z"}
+    )
     root = ElementTree.fromstring(re.search(r"<svg.*</svg>", svg).group().replace('role="img"', ""))
     circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("circle")]
     (x0, y0), (x1, y1), (x2, y2) = circles

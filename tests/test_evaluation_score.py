@@ -13,6 +13,7 @@ from nvb_diffusers.data.images import to_pixel_values
 from nvb_diffusers.data.records import read_records, write_records
 from nvb_diffusers.evaluation import score
 from nvb_diffusers.evaluation.networks import Networks
+from nvb_diffusers.evaluation.results import Entry, Summary
 from nvb_diffusers.evaluation.score import NIQE, read_scores, score_predictions, summary_table
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set, view_name
 
@@ -60,7 +61,7 @@ def copy_truths(test_set, folder):
 
 
 def means(summary, task):
-    return {column: value["mean"] for column, value in summary[task].items()}
+    return {column: entry.mean for column, entry in summary.tasks[task].items()}
 
 
 def test_truths_score_the_ideal(made, tmp_path):
@@ -75,9 +76,9 @@ def test_truths_score_the_ideal(made, tmp_path):
         assert values["POSE (own predictor)"] == values["asked POSE (own predictor)"] == 0
         assert values["FID (means)"] == pytest.approx(0, abs=1e-6)
         assert values[NIQE] > 0
-        assert {value["count"] for value in summary[task].values()} == {count}
-    assert summary["missing"] == {"novel_views": 0, "restoration": 0}
-    assert summary == json.loads((tmp_path / "scores/summary.json").read_text())
+        assert {entry.count for entry in summary.tasks[task].values()} == {count}
+    assert summary.missing == {"novel_views": 0, "restoration": 0}
+    assert summary == Summary.from_json(json.loads((tmp_path / "scores/summary.json").read_text()))
     table = summary_table(summary)
     assert "| PSNR (dB, higher is better) |" in table
     assert "Not run: LPIPS (weights absent)" in table
@@ -105,12 +106,12 @@ def test_failures_and_missing_views_are_counted(made, tmp_path):
     Image.new("RGB", (32, 32)).save(folder / view_name(first.identity, first.targets[0].view))
     (folder / view_name(last.identity, last.source_view)).unlink()
     summary = score_predictions(test_set, folder, tmp_path / "scores", networks, progress=False)
-    assert summary["novel_views"]["ID"] == {"mean": 1, "low": 1, "high": 1, "count": 7, "failures": 1}
-    assert summary["missing"] == {"novel_views": 0, "restoration": 1}
-    assert summary["restoration"]["PSNR"]["count"] == 3
+    assert summary.tasks["novel_views"]["ID"] == Entry(mean=1, low=1, high=1, count=7, failures=1)
+    assert summary.missing == {"novel_views": 0, "restoration": 1}
+    assert summary.tasks["restoration"]["PSNR"].count == 3
     assert "(1 missing)" in summary_table(summary)
-    rows = [row for row in read_scores(tmp_path / "scores") if row["identity"] == first.identity]
-    assert [row["values"]["ID"] for row in rows].count(None) == 1
+    rows = [row for row in read_scores(tmp_path / "scores") if row.identity == first.identity]
+    assert [row.values["ID"] for row in rows].count(None) == 1
 
 
 def test_only_what_changed_is_measured_again(made, tmp_path, monkeypatch):
@@ -130,7 +131,7 @@ def test_only_what_changed_is_measured_again(made, tmp_path, monkeypatch):
     assert len(measured) == len(rows) == 12
     assert score_predictions(test_set, folder, out, networks, progress=False) == first
     assert len(measured) == 12
-    changed = folder / view_name(rows[0]["identity"], rows[0]["view"])
+    changed = folder / view_name(rows[0].identity, rows[0].view)
     Image.new("RGB", (32, 32), (90, 60, 50)).save(changed)
     score_predictions(test_set, folder, out, networks, progress=False)
     assert measured[12:] == [changed]
@@ -153,7 +154,7 @@ def test_sizes_and_folders_that_do_not_fit(made, tmp_path, capsys):
         image.resize((64, 64)).save(path)
     summary = score_predictions(test_set, tmp_path / "predictions", tmp_path / "scores", networks, progress=False)
     assert "is 64 px, resized to 32" in capsys.readouterr().err
-    assert summary["novel_views"]["PSNR"]["mean"] > 25
+    assert summary.tasks["novel_views"]["PSNR"].mean > 25
     Image.new("RGB", (32, 40)).save(path)
     with pytest.raises(ValueError, match="32x40, expected a square"):
         score_predictions(test_set, tmp_path / "predictions", tmp_path / "scores", networks, progress=False)
@@ -186,10 +187,8 @@ def test_consistency_is_scored_where_there_is_depth(tmp_path, monkeypatch):
     (folder / "configuration.json").write_text('{"method": "truth"}')
     for _ in range(2):
         summary = score_predictions(test_set, folder, out, Networks(), progress=False)
-    assert summary["consistency"] == {
-        "warp error": {"mean": 0.25, "low": 0.25, "high": 0.25, "count": 1, "failures": 0}
-    }
-    assert summary["configuration"] == {"method": "truth"}
+    assert summary.tasks["consistency"] == {"warp error": Entry(mean=0.25, low=0.25, high=0.25, count=1, failures=0)}
+    assert summary.configuration == {"method": "truth"}
     ((images, depths, cameras, truths),) = calls  # the second run keeps the row
     assert images.shape == truths.shape == (2, 3, 32, 32)
     assert torch.equal(images, truths)

@@ -104,5 +104,5 @@ def test_command_makes_a_set(data, tmp_path, capsys):
     options = ["--num-identities", "2", "--num-target-views", "1", "--resolution", "16", "--preset", "mild"]
     assert main(["eval", "make-set", str(data), "--out", str(tmp_path / "set"), *options]) == 0
     settings = load_test_set(tmp_path / "set").settings
-    assert settings["preset"] == "mild"
-    assert (settings["num_identities"], settings["resolution"], settings["data"]) == (2, 16, "data")
+    assert settings.preset == "mild"
+    assert (settings.num_identities, settings.resolution, settings.data) == (2, 16, "data")

@@ -89,12 +89,13 @@ def run_score(args: argparse.Namespace) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """`nvb-face eval compare`."""
-    from nvb_diffusers.evaluation.compare import compare, read_comparison
+    from nvb_diffusers.evaluation.compare import compare
+    from nvb_diffusers.evaluation.configuration import read_comparison
     from nvb_diffusers.evaluation.report import write_report
 
     results = compare(read_comparison(args.configuration), args.data, args.out, workers=args.workers)
     markdown, page = write_report(args.out)
-    print(f"{len(results['rows'])} rows; read {markdown} or {page}")
+    print(f"{len(results.rows)} rows; read {markdown} or {page}")
 
 
 def run_report(args: argparse.Namespace) -> None:

@@ -1,9 +1,7 @@
-"""The bars that a pipeline has to clear before it is worth using, read off the files of a comparison."""
+"""What is required of a pipeline before it is worth using, measured on the files of a comparison."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,71 +10,93 @@ from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
 from nvb_diffusers.data.images import load_photo, to_pixel_values
 from nvb_diffusers.evaluation.intervals import Interval
 from nvb_diffusers.evaluation.networks import OwnPredictor
+from nvb_diffusers.evaluation.results import RESTORATION, Requirement, Result, index_results
 from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, view_name
 
 YAW_DEG, PITCH_DEG = 45.0, 15.0  # the range within which views have to obey
-CAMERA_BARS_DEG = {"mild": 5.0, "severe": 8.0}
-OBEDIENCE_BAR_DEG, IDENTITY_BAR, RESTORATION_BAR_DB = 6.0, 0.9, 1.5
+CAMERA_LIMITS_DEG = {"mild": 5.0, "severe": 8.0}  # of the input's camera, by degradation
+OBEDIENCE_LIMIT_DEG, IDENTITY_SHARE, RESTORATION_GAIN_DB = 6.0, 0.9, 1.5
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One measure and what it should be."""
-
-    measure: str
-    value: float
-    unit: str
-    bar: str
-    met: bool
-    low: float | None = None
-    high: float | None = None
-
-
-def measure_bars(
+def measure_requirements(
     test_set: TestSet,
     predictions: Path,
-    rows: dict[str, dict[str, dict[str, Any]]],
-    leads: dict[tuple[str, str], Interval],
+    rows: Sequence[Result],
+    leads: Mapping[tuple[str, str], Interval],
     predictor: OwnPredictor,
-) -> list[dict[str, Any]]:
-    """Every bar that the rows of a comparison allow to be measured.
+) -> tuple[Requirement, ...]:
+    """Every requirement that the rows of a comparison allow to be measured.
 
     Args:
         test_set: on the main degradation.
         predictions: of the first row on it.
-        rows: summaries by the name of the row and the preset; the first row is the pipeline in question.
+        rows: of the comparison; the first is the pipeline in question.
         leads: by the name of a row and the preset, how far the first row's PSNR is above it, paired by view. On the
-            main degradation they are held against the bar.
+            main degradation they are required.
         predictor: sees the cameras of pictures.
     """
-    preset = test_set.settings["preset"]
-    ours, *_ = rows.values()
-    bars = []
-    for (other, degradation), (lead, low, high) in leads.items():
-        measure = f"PSNR of the views above `{other}`, paired"
-        if degradation == preset:
-            bars.append(Bar(measure, lead, "dB", "clearly: interval above 0", low > 0, low, high))
-        else:
-            bars.append(Bar(f"{measure}, at `{degradation}`", lead, "dB", "", True, low, high))
-    for degradation, limit in CAMERA_BARS_DEG.items():
-        if degradation in ours:
-            angle = ours[degradation]["source_camera"]["median angle (deg)"]
-            measure = f"camera of the input, `{degradation}`, median angle"
-            bars.append(Bar(measure, angle, "deg", f"< {limit:g}", angle < limit))
+    preset, results = test_set.settings.preset, index_results(rows)
+    ours = results[rows[0].name]
     views, truths, cameras = _pictures(test_set, predictions)
-    angle = obedience(predictor.cameras, views, cameras)
+    return (
+        *_lead_requirements(leads, preset),
+        *_camera_requirements(ours),
+        *_obedience_requirements(predictor, views, truths, cameras),
+        _identity_requirement(predictor, views, truths),
+        *_restoration_requirements(ours.get(preset), results.get("input", {}).get(preset)),
+    )
+
+
+def _lead_requirements(leads: Mapping[tuple[str, str], Interval], main: str) -> list[Requirement]:
+    requirements = []
+    for (rival, preset), lead in leads.items():
+        measure = f"PSNR of the views above `{rival}`, paired"
+        if preset == main:
+            required, met = "clearly: interval above 0", lead.low > 0
+        else:
+            measure, required, met = f"{measure}, at `{preset}`", "", True
+        requirements.append(Requirement(measure, lead.mean, "dB", required, met, lead))
+    return requirements
+
+
+def _camera_requirements(ours: Mapping[str, Result]) -> list[Requirement]:
+    requirements = []
+    for preset, limit in CAMERA_LIMITS_DEG.items():
+        seen = ours[preset].source_camera if preset in ours else None
+        if seen is not None:
+            measure = f"camera of the input, `{preset}`, median angle"
+            requirements.append(Requirement(measure, seen.median, "deg", f"< {limit:g}", seen.median < limit))
+    return requirements
+
+
+def _obedience_requirements(
+    predictor: OwnPredictor, views: torch.Tensor, truths: torch.Tensor, cameras: torch.Tensor
+) -> list[Requirement]:
     measure = f"camera seen in a view against the asked one, within yaw {YAW_DEG:g} and pitch {PITCH_DEG:g}, median"
-    bars.append(Bar(measure, angle, "deg", f"< {OBEDIENCE_BAR_DEG:g}", angle < OBEDIENCE_BAR_DEG))
-    angle = obedience(predictor.cameras, truths, cameras)
-    bars.append(Bar("the same in the true views, for comparison", angle, "deg", "", True))
+    angle = obedience(predictor.cameras, views, cameras)
+    floor = obedience(predictor.cameras, truths, cameras)
+    return [
+        Requirement(measure, angle, "deg", f"< {OBEDIENCE_LIMIT_DEG:g}", angle < OBEDIENCE_LIMIT_DEG),
+        Requirement("the same in the true views, for comparison", floor, "deg", "", True),
+    ]
+
+
+def _identity_requirement(predictor: OwnPredictor, views: torch.Tensor, truths: torch.Tensor) -> Requirement:
     share = identity_triplets(lambda pictures: encoder_embedding(predictor, pictures), views, truths)
     measure = "views nearer to their person's true views than to another's, by the encoder's features"
-    bars.append(Bar(measure, 100 * share, "%", f">= {100 * IDENTITY_BAR:g}", share >= IDENTITY_BAR))
-    if preset in rows.get("input", {}):
-        gain = ours[preset]["restoration"]["PSNR"]["mean"] - rows["input"][preset]["restoration"]["PSNR"]["mean"]
-        measure = "PSNR of the restoration above the input, enlarged as its degradation enlarges it"
-        bars.append(Bar(measure, gain, "dB", f">= {RESTORATION_BAR_DB:g}", gain >= RESTORATION_BAR_DB))
-    return [asdict(bar) for bar in bars]
+    return Requirement(measure, 100 * share, "%", f">= {100 * IDENTITY_SHARE:g}", share >= IDENTITY_SHARE)
+
+
+def _restoration_requirements(ours: Result | None, untouched: Result | None) -> list[Requirement]:
+    """What the restoration gains on the input; nothing where either was not run."""
+    restored, given = (
+        None if result is None else result.summary.tasks[RESTORATION]["PSNR"].mean for result in (ours, untouched)
+    )
+    if restored is None or given is None:
+        return []
+    gain = restored - given
+    measure = "PSNR of the restoration above the input, enlarged as its degradation enlarges it"
+    return [Requirement(measure, gain, "dB", f">= {RESTORATION_GAIN_DB:g}", gain >= RESTORATION_GAIN_DB)]
 
 
 def obedience(predict: Callable[[torch.Tensor], torch.Tensor], views: torch.Tensor, cameras: torch.Tensor) -> float:
@@ -114,14 +134,16 @@ def encoder_embedding(predictor: OwnPredictor, pictures: torch.Tensor) -> torch.
     return (features - features.mean(dim=0)).flatten(1)
 
 
-def bars_lines(bars: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the bars as a table."""
+def requirement_lines(requirements: Sequence[Requirement]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of the requirements as a table."""
     lines = []
-    for bar in bars:
-        verdict = ("met" if bar["met"] else "**missed**") if bar["bar"] else ""
-        interval = "" if bar["low"] is None else f" [{bar['low']:.2f}, {bar['high']:.2f}]"
-        lines.append([bar["measure"], bar["bar"], f"{bar['value']:.2f}{interval} {bar['unit']}", verdict])
-    return ["measure", "bar", "value", "verdict"], lines
+    for requirement in requirements:
+        verdict = ("met" if requirement.met else "**missed**") if requirement.required else ""
+        ends = requirement.interval
+        interval = "" if ends is None else f" [{ends.low:.2f}, {ends.high:.2f}]"
+        value = f"{requirement.value:.2f}{interval} {requirement.unit}"
+        lines.append([requirement.measure, requirement.required, value, verdict])
+    return ["measure", "required", "value", "verdict"], lines
 
 
 def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

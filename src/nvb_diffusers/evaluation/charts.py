@@ -3,7 +3,9 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from nvb_diffusers.evaluation.intervals import Interval
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 32, 16, 32
@@ -12,10 +14,10 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a
 
 
 class Series(NamedTuple):
-    """One line: points (x, entry), an entry holding `mean` and its interval's ends `low` and `high`."""
+    """One line: points (x, y), y with its interval."""
 
     name: str
-    points: Sequence[tuple[float, Mapping[str, Any]]]
+    points: Sequence[tuple[float, Interval]]
 
 
 def line_chart(series: Sequence[Series], title: str, x_labels: Mapping[float, str]) -> str:
@@ -26,7 +28,7 @@ def line_chart(series: Sequence[Series], title: str, x_labels: Mapping[float, st
         title: of the y axis.
         x_labels: by x.
     """
-    ends = [entry[key] for line in series for _, entry in line.points for key in ("low", "high")]
+    ends = [end for line in series for _, y in line.points for end in (y.low, y.high)]
     low, high, step = nice_range(min(ends), max(ends))
     first, last = min(x_labels), max(x_labels)
 
@@ -48,13 +50,13 @@ def line_chart(series: Sequence[Series], title: str, x_labels: Mapping[float, st
     for number, line in enumerate(series):
         color = COLORS[number % len(COLORS)]
         shift = 3 * (number - (len(series) - 1) / 2)  # so that intervals at one x lie side by side
-        points = [(x_at(x) + shift, entry) for x, entry in line.points]
-        path = " ".join(f"{x:.1f},{y_at(entry['mean']):.1f}" for x, entry in points)
+        points = [(x_at(x) + shift, y) for x, y in line.points]
+        path = " ".join(f"{x:.1f},{y_at(y.mean):.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        for x, entry in points:
+        for x, y in points:
             parts.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y_at(entry["low"]):.1f}" y2="{y_at(entry["high"]):.1f}" '
-                f'stroke="{color}"/><circle cx="{x:.1f}" cy="{y_at(entry["mean"]):.1f}" r="3" fill="{color}"/>'
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y_at(y.low):.1f}" y2="{y_at(y.high):.1f}" '
+                f'stroke="{color}"/><circle cx="{x:.1f}" cy="{y_at(y.mean):.1f}" r="3" fill="{color}"/>'
             )
     legend = "".join(
         f'<span><i style="background:{COLORS[number % len(COLORS)]}"></i>{html.escape(line.name)}</span>'

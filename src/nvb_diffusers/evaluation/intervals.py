@@ -1,12 +1,15 @@
 """Intervals of means over a test set: identities are drawn, not pictures, since views of one face are alike."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
+from nvb_diffusers.evaluation.json_data import JsonData
 
-class Interval(NamedTuple):
+
+@dataclass(frozen=True)
+class Interval(JsonData):
     """A value and the ends of its 95 % interval."""
 
     mean: float

@@ -9,25 +9,36 @@ What is complete is left as it is, so a run that was killed goes on where it was
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles, orbit_cameras
-from nvb_diffusers.data.datasets import load_records
+from nvb_diffusers.data.datasets import load_records, read_record
 from nvb_diffusers.data.images import resized
 from nvb_diffusers.data.records import save_image
+from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.evaluation.test_sets import TestSet, view_name
 from nvb_diffusers.files import write_whole
 
 ORBIT_YAW_DEG = (-45.0, 45.0)
+PACKAGED = "default"  # the name of the packaged pipeline
+
+M = TypeVar("M", bound="Method")
+
+
+METHODS: dict[str, type["Method"]] = {}
+"""Every method by the name that a comparison calls it."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +51,68 @@ class Prediction:
     """(25,)"""
 
 
-class Method(Protocol):
-    """Anything that makes views of an input at cameras (V, 25)."""
+@dataclass(frozen=True, kw_only=True)
+class Method(JsonData, ABC):
+    """Anything that makes views of an input; a subclass under `register` is all that another method needs.
 
+    The fields of a subclass are its options in a comparison's file. It is made anew in every process, so what it loads
+    is loaded when it is first called, as by `cached_property`.
+
+    Args:
+        data_dir: the multi-view set in the project's format that the comparison is made on.
+        num_inference_steps: of the views, and of the restoration; None for what suits the pipeline.
+    """
+
+    data_dir: str | None = None
+    num_inference_steps: int | None = None
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Pipelines that it needs, by the names that `checkpoint_folder` knows."""
+        return ()
+
+    @abstractmethod
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
-        """Views of the input, the same for the same seed."""
+        """Views of an input at cameras (V, 25), the same for the same seed."""
 
 
-@dataclass(frozen=True)
-class OneStage:
+def register(name: str) -> Callable[[type[M]], type[M]]:
+    """Give a method the name that a comparison calls it by."""
+
+    def add(method: type[M]) -> type[M]:
+        METHODS[name] = method
+        return method
+
+    return add
+
+
+@register("one_stage")
+@dataclass(frozen=True, kw_only=True)
+class OneStage(Method):
     """Ours: one diffusion run from the degraded input to every view.
 
     Args:
-        pipeline: with a view transformer.
-        num_inference_steps: of the views, and of the restoration; None for what suits the pipeline.
+        checkpoint: a pipeline with a view transformer.
         constant_camera: whether the volume is built with the frontal camera instead of the predicted one, for a view
             transformer that was trained so.
         fidelity: of the restoration, as in a call of the pipeline.
     """
 
-    pipeline: NVBFacePipeline
-    num_inference_steps: int | None = None
+    checkpoint: str = PACKAGED
     constant_camera: bool = False
     fidelity: float | None = None
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Its pipeline."""
+        return (self.checkpoint,)
+
+    @cached_property
+    def pipeline(self) -> NVBFacePipeline:
+        """Loaded when it is first used."""
+        pipeline = NVBFacePipeline.from_pretrained(checkpoint_folder(self.checkpoint))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
         """Views of the input, and the input restored."""
@@ -70,40 +120,63 @@ class OneStage:
 
     def restore(self, image: Image.Image, seed: int) -> Image.Image:
         """The input's own view, restored."""
-        output: Any = self.pipeline.restore(image, fidelity=self.fidelity, **self._options(seed))
+        generator = torch.Generator().manual_seed(seed)
+        output: Any = self.pipeline.restore(
+            image, fidelity=self.fidelity, num_inference_steps=self.num_inference_steps, generator=generator
+        )
         return output.images[0]
 
     def views(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
         """Views at cameras (V, 25) without the restoration."""
         given = camera_from_angles(0, 0)[None] if self.constant_camera else None
-        output: Any = self.pipeline(image, cameras=cameras, source_cameras=given, **self._options(seed))
+        output: Any = self.pipeline(
+            image,
+            cameras=cameras,
+            source_cameras=given,
+            num_inference_steps=self.num_inference_steps,
+            generator=torch.Generator().manual_seed(seed),
+        )
         return Prediction(output.images, source_camera=None if given is not None else output.source_cameras[0].cpu())
 
-    def _options(self, seed: int) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(seed)
-        return {"num_inference_steps": self.num_inference_steps, "generator": generator}
 
-
-@dataclass(frozen=True)
-class TwoStage:
-    """The chain that people use: one model restores the input, another makes views of the restored picture.
+@register("two_stage")
+@dataclass(frozen=True, kw_only=True)
+class TwoStage(Method):
+    """The chain that people use: one model restores the input, another makes views of the restored image.
 
     Args:
-        restoration: makes the restored picture.
-        novel_view: makes views of it, at the camera that it sees the restored picture with.
+        checkpoint: the pipeline that restores.
+        view_checkpoint: the one that makes views, at the camera that it sees the restored image with; None for the
+            same.
+        fidelity: of the restoration, as in a call of the pipeline.
     """
 
-    restoration: OneStage
-    novel_view: OneStage
+    checkpoint: str = PACKAGED
+    view_checkpoint: str | None = None
+    fidelity: float | None = None
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Its pipelines."""
+        return (self.checkpoint,) if self.view_checkpoint is None else (self.checkpoint, self.view_checkpoint)
+
+    @cached_property
+    def _stages(self) -> tuple[OneStage, ...]:
+        """The pipeline that restores, and the one that makes views."""
+        return tuple(
+            OneStage(checkpoint=name, fidelity=self.fidelity, num_inference_steps=self.num_inference_steps)
+            for name in self.checkpoints
+        )
 
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
         """Views of the restored input, and that."""
-        restored = self.restoration.restore(image, seed)
-        return replace(self.novel_view.views(restored, cameras, seed), restored=restored)
+        restored = self._stages[0].restore(image, seed)
+        return replace(self._stages[-1].views(restored, cameras, seed), restored=restored)
 
 
-@dataclass(frozen=True)
-class InputAsView:
+@register("input")
+@dataclass(frozen=True, kw_only=True)
+class InputAsView(Method):
     """The degraded input shown as every view: what a view model has to beat to be worth anything."""
 
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
@@ -111,20 +184,21 @@ class InputAsView:
         return Prediction([image] * len(cameras), image)
 
 
-@dataclass(frozen=True)
-class MeanFace:
+@register("mean_face")
+@dataclass(frozen=True, kw_only=True)
+class MeanFace(Method):
     """The training set's mean face at each camera, whoever is asked for.
 
     Args:
-        data_dir: a multi-view set in the project's format.
-        neighbors: pictures in each mean, those with the nearest orientations.
+        neighbors: images in each mean, those with the nearest orientations.
     """
 
-    data_dir: str | Path
     neighbors: int = 64
 
     @cached_property
-    def _records(self) -> tuple[Any, torch.Tensor]:
+    def _records(self) -> tuple[datasets.Dataset, torch.Tensor]:
+        if self.data_dir is None:
+            raise ValueError("a mean face needs the multi-view set that it is the mean of (data_dir)")
         records = load_records(self.data_dir, "train")
         return records, torch.tensor(records["camera"], dtype=torch.float32)  # (M, 25)
 
@@ -134,9 +208,14 @@ class MeanFace:
         faces = []
         for camera in cameras:
             nearest = angle_between_cameras(known, camera.expand_as(known)).argsort()[: self.neighbors].tolist()
-            pictures = [resized(picture, image.width) for picture in records[nearest]["image"]]
-            faces.append(Image.fromarray(np.mean(pictures, axis=0).round().astype(np.uint8)))
+            images = [resized(read_record(records, index)["image"], image.width) for index in nearest]
+            faces.append(Image.fromarray(np.mean(images, axis=0).round().astype(np.uint8)))
         return Prediction(faces)
+
+
+def checkpoint_folder(name: str) -> str:
+    """The pipeline of a name in a comparison: `PACKAGED` is the packaged one, any other a folder."""
+    return DEFAULT_CHECKPOINT if name == PACKAGED else name
 
 
 def write_predictions(

@@ -11,7 +11,8 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -34,6 +35,7 @@ MESH_SIDE, MESH_MARGIN = 192, 1.5  # pixels that mediapipe's mesh looks at, and 
 DLIB_SIDE = 256
 NUM_TIMESTEPS = 5  # that a predicted camera is averaged over
 
+Network = TypeVar("Network")
 Comparator = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Values (N,) of pictures and truths (N, 3, S, S)."""
 Observer = Callable[[torch.Tensor], np.ndarray | None]
@@ -66,19 +68,19 @@ def find_networks(camera_predictor: str | None, arcface: str | Path | None = Non
         arcface: ArcFace as an ONNX file; None takes insightface's, where it was downloaded.
     """
     networks = Networks()
-    finders: list[tuple[str, dict[str, Any], Callable[[], Any]]] = [
-        ("LPIPS", networks.comparators, find_lpips),
-        ("DISTS", networks.comparators, find_dists),
-        ("FID", networks.features, find_inception),
-        ("ID", networks.identities, lambda: find_arcface(arcface)),
-        ("dlib-ID", networks.identities, find_dlib),
-        ("POSE (mediapipe)", networks.meshes, find_mesh),
-    ]
-    for name, kind, find in finders:
+
+    def add(name: str, kind: dict[str, Network], find: Callable[[], Network]) -> None:
         try:
             kind[name] = find()
         except ImportError as error:
             networks.not_run[name] = str(error)
+
+    add("LPIPS", networks.comparators, find_lpips)
+    add("DISTS", networks.comparators, find_dists)
+    add("FID", networks.features, find_inception)
+    add("ID", networks.identities, lambda: find_arcface(arcface))
+    add("dlib-ID", networks.identities, find_dlib)
+    add("POSE (mediapipe)", networks.meshes, find_mesh)
     if camera_predictor is None:
         networks.not_run |= dict.fromkeys(("POSE (own predictor)", "FID (NVB encoder)"), "no camera predictor given")
     else:
@@ -216,7 +218,7 @@ class OwnPredictor:
         return torch.cat([self.pipeline.image_encoder(part, 0).sample.mean(dim=(2, 3)) for part in parts]).numpy()
 
 
-def _optional(module: str, weights: str | None = None) -> Any:
+def _optional(module: str, weights: str | None = None) -> ModuleType:
     """A module that need not be installed, if its weights are where torch keeps downloads."""
     _package_folder(module.split(".")[0])
     if weights is not None and not _hub_file(weights).is_file():

@@ -17,9 +17,8 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +42,23 @@ from nvb_diffusers.evaluation.metrics import (
     ssim,
 )
 from nvb_diffusers.evaluation.networks import Networks, Observer
+from nvb_diffusers.evaluation.results import (
+    CONSISTENCY,
+    NOVEL_VIEWS,
+    RESTORATION,
+    TASK_TITLES,
+    TASKS,
+    Entry,
+    Score,
+    Summary,
+)
 from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, file_hash, view_name
 from nvb_diffusers.files import read_json, write_json, write_whole
 
 NIQE = "NIQE (fitted on truths)"
-TASKS = {"novel_views": "Novel views", "restoration": "Restoration", "consistency": "Consistency across views"}
 CACHED = ("dlib-ID", "POSE (mediapipe)")  # what is seen in the truths, by networks that never change
-
-Row = dict[str, Any]
+Kept = dict[tuple[str, int | None, str], Score]
+"""Scores by identity, view and sha256."""
 
 
 @dataclass
@@ -66,7 +74,7 @@ class References:
 
 def score_predictions(
     test_set: TestSet, predictions: str | Path, out: str | Path, networks: Networks, progress: bool = True
-) -> dict[str, Any]:
+) -> Summary:
     """Measure every prediction that there is; run again, it measures only what is new or changed.
 
     Args:
@@ -85,61 +93,71 @@ def score_predictions(
     files = _list_predictions(test_set, predictions)
     kept = _kept_rows(out, test_set, networks)
     references: References | None = None
-    rows: list[Row] = []
+    scores: list[Score] = []
     with (out / "scores.jsonl").open("a") as log:
         for identity in tqdm(test_set.identities, desc=predictions.name, disable=not progress):
             hashes = {view: file_hash(path) for view, path in files[identity.identity].items()}
             old = [kept.get((identity.identity, view, digest)) for view, digest in hashes.items()]
-            new = [view for view, row in zip(hashes, old, strict=True) if row is None]
-            found = [row for row in old if row is not None]
+            new = [view for view, score in zip(hashes, old, strict=True) if score is None]
+            found = [score for score in old if score is not None]
             if new:
                 references = references or _references(test_set, networks, progress)
                 found += _measure_views(test_set, identity, {v: files[identity.identity][v] for v in new}, networks,
                                         references)  # fmt: skip
             found += _measure_consistency(test_set, identity, files[identity.identity], predictions, kept)
-            for row in found:
-                if (row["identity"], row["view"], row["sha256"]) not in kept:
-                    log.write(json.dumps(row) + "\n")
+            for score in found:
+                if _key(score) not in kept:
+                    log.write(_line(score))
             log.flush()
-            rows += sorted(found, key=lambda row: -1 if row["view"] is None else row["view"])
-    write_whole(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    summary = _summarize(test_set, predictions, files, rows, networks)
-    write_json(out / "summary.json", summary)
+            scores += sorted(found, key=lambda score: -1 if score.view is None else score.view)
+    write_whole(out / "scores.jsonl", "".join(map(_line, scores)))
+    summary = _summarize(test_set, predictions, files, scores, networks)
+    write_json(out / "summary.json", summary.to_json())
     return summary
 
 
-def read_scores(folder: str | Path) -> list[Row]:
-    """The rows of `scores.jsonl`; a last line that a kill cut off is left out."""
+def read_scores(folder: str | Path) -> list[Score]:
+    """What `scores.jsonl` holds; a last line that a kill cut off is left out."""
     path = Path(folder) / "scores.jsonl"
-    rows = []
+    scores = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
+            values = json.loads(line)
         except ValueError:
             break
-    return rows
+        scores.append(Score.from_json(values))
+    return scores
 
 
-def summary_table(summary: dict[str, Any]) -> str:
+def summary_table(summary: Summary) -> str:
     """A summary as Markdown."""
-    settings = summary["set"]
-    lines = [f"{settings['num_identities']} identities of {settings['data']} ({settings['split']}), degraded with "
-             f"{settings['preset']} (seed {settings['seed']}), {settings['resolution']} px."]  # fmt: skip
-    for task, title in TASKS.items():
-        if not summary[task]:
+    settings = summary.test_set
+    lines = [f"{settings.num_identities} identities of {settings.data} ({settings.split}), degraded with "
+             f"{settings.preset} (seed {settings.seed}), {settings.resolution} px."]  # fmt: skip
+    for task, title in TASK_TITLES.items():
+        entries = summary.tasks[task]
+        if not entries:
             continue
-        missing = summary["missing"].get(task, 0)
+        missing = summary.missing.get(task, 0)
         lines += ["", f"### {title}" + (f" ({missing} missing)" if missing else ""), ""]
         lines += ["| measure | mean | 95 % interval | count | failures |", "| --- | --- | --- | --- | --- |"]
-        for name, value in summary[task].items():
+        for name, entry in entries.items():
             metric = describe(name)
             mean, low, high = (
-                "-" if value[key] is None else f"{value[key]:.{metric.digits}f}" for key in ("mean", "low", "high")
+                "-" if value is None else f"{value:.{metric.digits}f}" for value in (entry.mean, entry.low, entry.high)
             )
             unit = f" ({metric.unit}, {metric.better} is better)" if metric.unit else f" ({metric.better} is better)"
-            lines.append(f"| {name}{unit} | {mean} | {low} to {high} | {value['count']} | {value['failures']} |")
-    lines += ["", *(f"Not run: {name} ({reason})" for name, reason in summary["not_run"].items())]
+            lines.append(f"| {name}{unit} | {mean} | {low} to {high} | {entry.count} | {entry.failures} |")
+    lines += ["", *(f"Not run: {name} ({reason})" for name, reason in summary.not_run.items())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _key(score: Score) -> tuple[str, int | None, str]:
+    return score.identity, score.view, score.sha256
+
+
+def _line(score: Score) -> str:
+    return json.dumps(score.to_json()) + "\n"
 
 
 def _list_predictions(test_set: TestSet, predictions: Path) -> dict[str, dict[int, Path]]:
@@ -158,8 +176,8 @@ def _list_predictions(test_set: TestSet, predictions: Path) -> dict[str, dict[in
     return files
 
 
-def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> dict[tuple[str, int | None, str], Row]:
-    """Rows of an earlier run that still hold, if it was of the same set and through the same networks."""
+def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> Kept:
+    """Scores of an earlier run that still hold, if it was of the same set and through the same networks."""
     settings = {
         "set": file_hash(test_set.folder / "manifest.json"),
         "measures": _columns(networks),
@@ -169,10 +187,10 @@ def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> dict[tuple[s
     before = read_json(note) if note.is_file() else settings
     if before["set"] != settings["set"]:
         raise ValueError(f"{out} holds the scores of another test set: choose another folder (--out)")
-    rows = read_scores(out) if before == settings else []
+    scores = read_scores(out) if before == settings else []
     write_json(note, settings)
-    write_whole(out / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    return {(row["identity"], row["view"], row["sha256"]): row for row in rows}
+    write_whole(out / "scores.jsonl", "".join(map(_line, scores)))
+    return {_key(score): score for score in scores}
 
 
 def _columns(networks: Networks) -> list[str]:
@@ -217,20 +235,20 @@ def _observe_all(
     bar = tqdm(pictures, desc=f"{column}: truths", disable=not progress)
     seen = {name: observe(picture) for name, picture in zip(names, bar, strict=True)}
     if column in CACHED:
-        kept: dict[str, Any] = {name: value for name, value in seen.items() if value is not None}
-        np.savez(cache, manifest=np.array(digest), **kept)
+        arrays = {name: value for name, value in seen.items() if value is not None} | {"manifest": np.array(digest)}
+        np.savez(cache, allow_pickle=False, **arrays)
     return seen
 
 
 def _measure_views(
     test_set: TestSet, identity: TestIdentity, files: dict[int, Path], networks: Networks, references: References
-) -> list[Row]:
-    """Rows of some pictures of one identity."""
+) -> list[Score]:
+    """Scores of some pictures of one identity."""
     names = [view_name(identity.identity, view) for view in files]
     asked = torch.stack([_cameras_by_view(identity)[view] for view in files])  # (N, 25)
     pictures = _load(files.values(), test_set.resolution)  # (N, 3, S, S)
     truths = _load((test_set.folder / "truths" / name for name in names), test_set.resolution)
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, list[float]] = {
         "PSNR": psnr(pictures, truths).tolist(),
         "SSIM": ssim(pictures, truths).tolist(),
         NIQE: [niqe(picture, references.natural) for picture in pictures],
@@ -241,15 +259,14 @@ def _measure_views(
         cameras, true_cameras = predict(pictures), predict(truths)
         columns[column] = [pose_error(*pair) for pair in zip(cameras, true_cameras, strict=True)]
         columns[f"asked {column}"] = [pose_error(*pair) for pair in zip(cameras, asked, strict=True)]
-    rows: list[Row] = []
+    scores = []
     for number, (view, path) in enumerate(files.items()):
-        values = {column: entries[number] for column, entries in columns.items()}
+        values: dict[str, float | None] = {column: entries[number] for column, entries in columns.items()}
         values |= _observe_face(pictures[number], names[number], asked[number], networks, references)
-        task = "restoration" if view == identity.source_view else "novel_views"
+        task = RESTORATION if view == identity.source_view else NOVEL_VIEWS
         ordered = {column: values[column] for column in _columns(networks) if column in values}
-        rows.append({"task": task, "identity": identity.identity, "view": view, "sha256": file_hash(path),
-                     "values": ordered})  # fmt: skip
-    return rows
+        scores.append(Score(task, identity.identity, view, file_hash(path), ordered))
+    return scores
 
 
 def _observe_face(
@@ -274,9 +291,9 @@ def _observe_face(
 
 def _measure_consistency(
     test_set: TestSet, identity: TestIdentity, files: dict[int, Path], predictions: Path,
-    kept: dict[tuple[str, int | None, str], Row],
-) -> list[Row]:  # fmt: skip
-    """The row of an identity's views together; none where the set has no depth or there are fewer than two views."""
+    kept: Kept,
+) -> list[Score]:  # fmt: skip
+    """The score of an identity's views together; none where the set has no depth or there are fewer than two views."""
     name = identity.identity
     views = [target.view for target in identity.targets if target.view in files]
     maps = {view: test_set.depth(name, view) for view in _cameras_by_view(identity)}
@@ -300,55 +317,63 @@ def _measure_consistency(
         known = torch.stack(list(depths.values())), torch.stack(list(cameras.values()))
         merged = consistency.merge_depths(*known, orbit, test_set.resolution)
         values |= consistency.orbit_flicker(_load(frames, test_set.resolution), merged, orbit)
-    seen = {column: value for column, value in values.items() if not math.isnan(value)}
-    return [{"task": "consistency", "identity": name, "view": None, "sha256": digest, "values": seen}]
+    seen: dict[str, float | None] = {column: value for column, value in values.items() if not math.isnan(value)}
+    return [Score(CONSISTENCY, name, None, digest, seen)]
 
 
 def _summarize(
-    test_set: TestSet, predictions: Path, files: dict[str, dict[int, Path]], rows: Sequence[Row], networks: Networks
-) -> dict[str, Any]:
-    """The content of `summary.json`."""
-    views = len(test_set.identities) * test_set.settings["num_target_views"]
-    wanted = {"novel_views": views, "restoration": len(test_set.identities)}
-    configuration = predictions / "configuration.json"
-    summary: dict[str, Any] = {
-        "set": {**test_set.settings, "manifest": file_hash(test_set.folder / "manifest.json")},
-        "configuration": read_json(configuration) if configuration.is_file() else None,
-        "missing": {task: count - sum(row["task"] == task for row in rows) for task, count in wanted.items()},
+    test_set: TestSet, predictions: Path, files: dict[str, dict[int, Path]], scores: Sequence[Score], networks: Networks
+) -> Summary:
+    wanted = {
+        NOVEL_VIEWS: len(test_set.identities) * test_set.settings.num_target_views,
+        RESTORATION: len(test_set.identities),
     }
+    tasks: dict[str, dict[str, Entry]] = {}
     for task in TASKS:
-        chosen = [row for row in rows if row["task"] == task]
-        columns = dict.fromkeys(column for row in chosen for column in row["values"])
-        ordered = sorted(columns, key=_columns(networks).index) if task != "consistency" else list(columns)
-        summary[task] = {column: _summarize_column(chosen, column) for column in ordered}
-        if chosen and task != "consistency":
-            for column, extract in networks.features.items():
-                pictures = _load((files[row["identity"]][row["view"]] for row in chosen), test_set.resolution)
-                names = [view_name(row["identity"], row["view"]) for row in chosen]
-                truths = _load((test_set.folder / "truths" / name for name in names), test_set.resolution)
-                interval = _frechet_interval(extract(pictures), extract(truths), [row["identity"] for row in chosen])
-                summary[task][column] = _entry(interval, len(chosen), 0)
-    summary["not_run"] = dict(networks.not_run)
-    if not summary["consistency"]:
-        summary["not_run"]["consistency"] = "the test set has no depth, or no identity has two views"
-    return summary
+        chosen = [score for score in scores if score.task == task]
+        columns = dict.fromkeys(column for score in chosen for column in score.values)
+        ordered = list(columns) if task == CONSISTENCY else sorted(columns, key=_columns(networks).index)
+        tasks[task] = {column: _summarize_column(chosen, column) for column in ordered}
+        if chosen and task != CONSISTENCY:
+            tasks[task] |= _frechet_entries(test_set, files, chosen, networks)
+    not_run = dict(networks.not_run)
+    if not tasks[CONSISTENCY]:
+        not_run[CONSISTENCY] = "the test set has no depth, or no identity has two views"
+    configuration = predictions / "configuration.json"
+    return Summary(
+        test_set=test_set.settings,
+        manifest=file_hash(test_set.folder / "manifest.json"),
+        configuration=read_json(configuration) if configuration.is_file() else None,
+        missing={task: count - sum(score.task == task for score in scores) for task, count in wanted.items()},
+        tasks=tasks,
+        not_run=not_run,
+    )
 
 
-def _summarize_column(rows: Sequence[Row], column: str) -> dict[str, Any]:
-    asked = [row for row in rows if column in row["values"]]
-    found = [row for row in asked if row["values"][column] is not None]
-    values, identities = [row["values"][column] for row in found], [row["identity"] for row in found]
-    return _entry(bootstrap_interval(values, identities) if found else None, len(found), len(asked) - len(found))
+def _summarize_column(scores: Sequence[Score], column: str) -> Entry:
+    asked = [(score.identity, score.values[column]) for score in scores if column in score.values]
+    found = [(identity, value) for identity, value in asked if value is not None]
+    interval = bootstrap_interval([value for _, value in found], [name for name, _ in found]) if found else None
+    return Entry.of(interval, len(found), len(asked) - len(found))
 
 
-def _entry(interval: Interval | None, count: int, failures: int) -> dict[str, Any]:
-    mean, low, high = interval or (None, None, None)
-    return {"mean": mean, "low": low, "high": high, "count": count, "failures": failures}
+def _frechet_entries(
+    test_set: TestSet, files: dict[str, dict[int, Path]], scores: Sequence[Score], networks: Networks
+) -> dict[str, Entry]:
+    """Distances between all pictures and all truths of a task, by measure."""
+    views = [(score.identity, score.view) for score in scores if score.view is not None]
+    entries = {}
+    for column, extract in networks.features.items():
+        pictures = extract(_load((files[identity][view] for identity, view in views), test_set.resolution))
+        names = [view_name(identity, view) for identity, view in views]
+        truths = extract(_load((test_set.folder / "truths" / name for name in names), test_set.resolution))
+        entries[column] = Entry.of(_frechet_interval(pictures, truths, [identity for identity, _ in views]), len(views))
+    return entries
 
 
 def _frechet_interval(features: np.ndarray, truths: np.ndarray, identities: Sequence[str]) -> Interval:
     interval = jackknife_interval(lambda kept: frechet_distance(features[kept], truths[kept]), identities)
-    return interval._replace(low=max(interval.low, 0.0))
+    return replace(interval, low=max(interval.low, 0.0))
 
 
 def _cameras_by_view(identity: TestIdentity) -> dict[int, torch.Tensor]:

@@ -26,12 +26,29 @@ from PIL import Image
 from nvb_diffusers.data.degradation import PRESETS, DegradationParams, apply, draw_degradation
 from nvb_diffusers.data.images import load_photo, resized
 from nvb_diffusers.data.records import read_records
+from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.files import read_json, replaced_folder
 
 VERSION = 1
 DEPTH_UNIT = 1e-4  # world units of one step of a depth picture
 # What is drawn for an identity comes from separate generators, so that one draw more leaves the other as it was.
 CHOSEN_VIEWS, DEGRADATION = range(2)
+
+
+@dataclass(frozen=True)
+class TestSetSettings(JsonData):
+    """What a test set was made of: the content of `set.json`, as `make_test_set` describes it."""
+
+    __test__ = False  # its name must not make a test of it
+
+    version: int
+    data: str
+    split: str
+    preset: str
+    seed: int
+    resolution: int
+    num_identities: int
+    num_target_views: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,7 @@ class TargetView:
 class TestIdentity:
     """One identity of a test set."""
 
-    __test__ = False  # its name must not make a test of it
+    __test__ = False
 
     identity: str
     source_view: int
@@ -71,13 +88,13 @@ class TestSet:
     __test__ = False
 
     folder: Path
-    settings: dict[str, Any]
+    settings: TestSetSettings
     identities: tuple[TestIdentity, ...]
 
     @property
     def resolution(self) -> int:
         """Side of the pictures in pixels."""
-        return self.settings["resolution"]
+        return self.settings.resolution
 
     def input(self, identity: str) -> Image.Image:
         """The degraded source view."""
@@ -136,20 +153,20 @@ def make_test_set(
     by_identity = _records_by_identity(data_dir, split, num_target_views + 1)
     chosen = np.linspace(0, len(by_identity) - 1, min(num_identities, len(by_identity))).round().astype(int)
     names = [list(by_identity)[index] for index in chosen]
-    settings = {
-        "version": VERSION,
-        "data": Path(data_dir).resolve().name,
-        "split": split,
-        "preset": preset,
-        "seed": seed,
-        "resolution": resolution,
-        "num_identities": len(names),
-        "num_target_views": num_target_views,
-    }
+    settings = TestSetSettings(
+        version=VERSION,
+        data=Path(data_dir).resolve().name,
+        split=split,
+        preset=preset,
+        seed=seed,
+        resolution=resolution,
+        num_identities=len(names),
+        num_target_views=num_target_views,
+    )
     with replaced_folder(out) as part:
         lines = [_write_identity(Path(data_dir), part, name, by_identity[name], settings) for name in names]
         (part / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (part / "set.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (part / "set.json").write_text(json.dumps(settings.to_json(), indent=2) + "\n")
         (part / "manifest.json").write_text(json.dumps(_hashes(part), indent=2) + "\n")
     return out
 
@@ -169,9 +186,9 @@ def load_test_set(folder: str | Path, verify: bool = True) -> TestSet:
         raise ValueError(f"no test set at {folder}: make one with `nvb-face eval make-set`")
     if verify:
         _check_manifest(folder)
-    settings = read_json(folder / "set.json")
-    if settings["version"] != VERSION:
-        raise ValueError(f"{folder} is a test set of version {settings['version']}, expected {VERSION}")
+    settings = TestSetSettings.from_json(read_json(folder / "set.json"))
+    if settings.version != VERSION:
+        raise ValueError(f"{folder} is a test set of version {settings.version}, expected {VERSION}")
     lines = (folder / "records.jsonl").read_text().splitlines()
     return TestSet(folder, settings, tuple(_read_identity(json.loads(line)) for line in lines))
 
@@ -209,25 +226,25 @@ def _identity_name(identity: int | str) -> str:
 
 
 def _write_identity(
-    data_dir: Path, out: Path, name: str, records: Sequence[dict[str, Any]], settings: dict[str, Any]
+    data_dir: Path, out: Path, name: str, records: Sequence[dict[str, Any]], settings: TestSetSettings
 ) -> dict[str, Any]:
     """Write the pictures of one identity; returns its line of `records.jsonl`."""
-    order = _generator(settings["seed"], name, CHOSEN_VIEWS).permutation(len(records))
-    source, *targets = (records[index] for index in order[: settings["num_target_views"] + 1])
+    order = _generator(settings.seed, name, CHOSEN_VIEWS).permutation(len(records))
+    source, *targets = (records[index] for index in order[: settings.num_target_views + 1])
     targets.sort(key=lambda record: record["view"])
-    degradation = draw_degradation(_generator(settings["seed"], name, DEGRADATION), settings["preset"])
+    degradation = draw_degradation(_generator(settings.seed, name, DEGRADATION), settings.preset)
     sides = {}
     for record in (source, *targets):
         view, image = record["view"], load_photo(data_dir / "images" / record["file_name"])
         if image.width != image.height:
             raise ValueError(f"picture {record['file_name']} is {image.width}x{image.height}, expected a square")
         sides[view] = image.width
-        truth = resized(image, settings["resolution"])
+        truth = resized(image, settings.resolution)
         _save(truth, out / "truths" / view_name(name, view))
-        _copy_depth(data_dir, out, record, name, settings["resolution"])
+        _copy_depth(data_dir, out, record, name, settings.resolution)
         if record is source:
             _save(apply(truth, degradation), out / "inputs" / f"{name}.png")
-    scale = {view: settings["resolution"] / side for view, side in sides.items()}
+    scale = {view: settings.resolution / side for view, side in sides.items()}
     return {
         "identity": name,
         "source_view": source["view"],

@@ -1,4 +1,4 @@
-"""What is invented: whether the deviation of several samples tells where they are wrong."""
+"""Whether the deviation of several samples tells where they are wrong."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from nvb_diffusers.camera import orbit_cameras
-from nvb_diffusers.evaluation.invented import invented_honesty, sample_honesty
+from nvb_diffusers.evaluation.calibration import invented_honesty, sample_honesty
 
 
 def blocks(values):

@@ -105,14 +105,14 @@ def test_a_landmark_is_where_it_is_seen(loaded, yaw, monkeypatch):
 
 
 def test_nose_and_mouth_lie_on_the_surface(loaded):
-    """Assert that the depth picture, at the landmarks that no lid or strand covers, is the landmarks' own depth."""
+    """Assert that the depth image, at the landmarks that no lid or strand covers, is the landmarks' own depth."""
     renderer, scene = loaded
     cam2world = look_at_origin(0.0, 0.0)
     depth = renderer.draw(cam2world).depth / DEPTH_SCALE
     landmarks = scene.head.to_world(scene.head.landmarks)[2:]
     forward = ((landmarks - cam2world[:3, 3]) @ cam2world[:3, :3])[:, 2]
     column, row = np.array(scene.landmarks(cam2world, 128))[2:].astype(int).T
-    assert np.abs(depth[row, column] - forward).max() < 0.01  # of 0.633 units that the picture spans
+    assert np.abs(depth[row, column] - forward).max() < 0.01  # of 0.633 units that the image spans
 
 
 def test_depth_agrees_with_the_cameras(loaded):
@@ -124,14 +124,14 @@ def test_depth_agrees_with_the_cameras(loaded):
     for camera in cam2world:
         depths.append(renderer.draw(camera).depth.astype(np.float32) / DEPTH_SCALE)
     inner = cv2.erode((depths[0] > 0).astype(np.uint8), np.ones((9, 9)))
-    inner[:8] = inner[-8:] = 0  # may leave the other picture
+    inner[:8] = inner[-8:] = 0  # may leave the other image
     row, column = np.nonzero(inner)
     uvz = np.stack([(column + 0.5) / 128, (row + 0.5) / 128, depths[0][row, column]], axis=1)
     points = unproject_points(torch.tensor(uvz, dtype=torch.float32), labels[0])
     u, v, z = project_points(points, labels[1]).T.numpy()
     there = depths[1][(v * 128).astype(int), (u * 128).astype(int)]
     assert len(z) > 2000
-    assert np.median(np.abs(there - z)) < 0.003  # of 0.633 units that the picture spans
+    assert np.median(np.abs(there - z)) < 0.003  # of 0.633 units that the image spans
     assert np.abs(points.numpy()).max() < 0.6
 
 
@@ -155,13 +155,13 @@ def test_a_killed_run_goes_on(whole, tmp_path):
 
 
 def test_other_settings_are_refused(whole):
-    """Assert that a set is not mixed with pictures of another size."""
+    """Assert that a set is not mixed with images of another size."""
     with pytest.raises(ValueError, match="size = 64, now size = 32"):
         run(whole, "--size", "32")
 
 
 def test_every_picture_has_a_face_in_frame(whole):
-    """Assert that eyes, nose and mouth lie inside of every picture, on the person."""
+    """Assert that eyes, nose and mouth lie inside of every image, on the person."""
     records = read_records(whole)
     assert len(records) == IDENTITIES * VIEWS
     for record in records:
@@ -229,7 +229,7 @@ def test_orbits_are_evenly_spaced():
 
 
 def test_records_hold_the_attributes(whole):
-    """Assert that a picture's record says what was drawn, as JSON."""
+    """Assert that an image's record says what was drawn, as JSON."""
     record = json.loads((whole / "images/metadata.jsonl").read_text().splitlines()[0])
     assert {
         "age",

@@ -160,7 +160,7 @@ def test_a_receding_hairline_and_a_bald_crown_bare_the_scalp():
 
 
 def test_growing_is_cheap(people):
-    """Assert that no style uses more than 70,000 line segments, on which the time of a picture depends."""
+    """Assert that no style uses more than 70,000 line segments, on which the time of an image depends."""
     for kind in ("fade", "afro", "long", "long curly", "braids", "cornrows", "ponytail"):
         groups = grow(people[0], style_of(kind, beard="full", beard_length=0.2))
         assert sum(len(group.points) * (group.points.shape[1] - 1) for group in groups) < 70_000, kind

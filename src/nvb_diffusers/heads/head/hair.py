@@ -43,7 +43,7 @@ class Roots:
     normal: np.ndarray
     rest: np.ndarray
 
-    def __getitem__(self, index: Any) -> "Roots":
+    def __getitem__(self, index: np.ndarray) -> "Roots":
         return Roots(self.position[index], self.normal[index], self.rest[index])
 
 

@@ -1,7 +1,7 @@
 """The head of one identity: its mesh, its pose, how it lies in the world, and its landmarks.
 
 Vertices are in dm in the identity's own space. The world's frame is that of `nvb_diffusers.camera`: a point p of the
-head is at (p - center) * scale. Scale and center follow FFHQ's rule for aligned pictures, so that a frontal picture is
+head is at (p - center) * scale. Scale and center follow FFHQ's rule for aligned images, so that a frontal image is
 cropped about as FFHQ crops a portrait.
 """
 
@@ -15,7 +15,7 @@ from ..mesh.template import Pool, Template
 from ..person.attributes import Attributes
 from .shape import shape_weights
 
-PICTURE_SPAN = 2.7 / 4.2647  # world units that a picture spans at the origin: radius over focal length
+IMAGE_SPAN = 2.7 / 4.2647  # world units that an image spans at the origin: radius over focal length
 CROP_MARGIN = 1.06  # times the side of FFHQ's crop
 EYE_DEPTH = 0.45  # dm from the point between the eyes back to the world's origin
 PUPIL_DISTANCE = 0.14  # dm from an eye's center to its pupil
@@ -91,7 +91,7 @@ class Head:
 
     @property
     def landmarks(self) -> np.ndarray:
-        """(5, 3) dm: pupils, nose tip and mouth corners, the subject's right (left in the picture) first."""
+        """(5, 3) dm: pupils, nose tip and mouth corners, the subject's right (left in the image) first."""
         pupils = np.stack([self.eye_right, self.eye_left]) + self.gaze * PUPIL_DISTANCE
         template = self.template
         return np.concatenate([pupils, self.vertices[[template.nose_tip, template.mouth_right, template.mouth_left]]])
@@ -120,7 +120,7 @@ def make_head(template: Template, attributes: Attributes, rng: np.random.Generat
         eye_left=eye_left,
         eye_right=eye_right,
         gaze=direction(*attributes.gaze_deg),
-        scale=float(PICTURE_SPAN / side),
+        scale=float(IMAGE_SPAN / side),
         center=np.array([x, y, between[2] - EYE_DEPTH]),
     )
 

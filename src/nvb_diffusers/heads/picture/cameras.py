@@ -1,6 +1,6 @@
 """Cameras of a data set, as in `nvb_diffusers.camera` but in NumPy, so that rendering needs no torch.
 
-A camera is its cam2world (4, 4) in OpenCV axes (x right, y down, z forward); the intrinsics are those of every picture.
+A camera is its cam2world (4, 4) in OpenCV axes (x right, y down, z forward); the intrinsics are those of every image.
 """
 
 import numpy as np
@@ -44,6 +44,6 @@ def label(cam2world: np.ndarray) -> list[float]:
 
 
 def project(points: np.ndarray, cam2world: np.ndarray) -> np.ndarray:
-    """Where world points (N, 3) fall: (N, 2) as shares of the picture, u right and v down."""
+    """Where world points (N, 3) fall: (N, 2) as shares of the image, u right and v down."""
     in_camera = (points - cam2world[:3, 3]) @ cam2world[:3, :3]
     return in_camera[:, :2] / in_camera[:, 2:] * FOCAL + 0.5

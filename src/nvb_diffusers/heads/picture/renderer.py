@@ -20,7 +20,7 @@ from .cameras import FOCAL, RADIUS
 from .light import AROUND, KEYS
 from .scene import Scene
 
-DEPTH_SCALE = 10_000  # steps of the depth picture in a world unit
+DEPTH_SCALE = 10_000  # steps of the depth image in a world unit
 NEAR, FAR = 3.5, 4.5  # dm of the world before and behind the origin that is drawn
 LIGHTS = KEYS + AROUND
 FINE = 512  # finer pixels from which every strand is drawn, with all its points
@@ -33,7 +33,7 @@ Held = TypeVar("Held", moderngl.Buffer, moderngl.Texture, moderngl.VertexArray)
 
 
 @dataclass(frozen=True)
-class Picture:
+class Rendering:
     """What a camera sees: rgb (S, S, 3), coverage (S, S), both uint8, and depth (S, S) uint16, 0 behind everything."""
 
     rgb: np.ndarray
@@ -53,11 +53,11 @@ def open_context() -> moderngl.Context:
 
 
 class Renderer:
-    """Holds what all pictures share; `load` takes one scene, `draw` one camera.
+    """Holds what all images share; `load` takes one scene, `draw` one camera.
 
     Args:
         template: the mesh.
-        size: width and height of the pictures in pixels.
+        size: width and height of the images in pixels.
         supersample: finer pixels along each side of a pixel.
     """
 
@@ -69,9 +69,9 @@ class Renderer:
         self.finer_depth.compare_func = ""
         self.finer_depth.filter = (moderngl.NEAREST, moderngl.NEAREST)
         self.finer = context.framebuffer([self.finer_color], self.finer_depth)
-        self.picture = context.texture((size, size), 4)
+        self.rgba = context.texture((size, size), 4)
         self.depth = context.texture((size, size), 1, dtype="u2")
-        self.resolved = context.framebuffer([self.picture, self.depth])
+        self.resolved = context.framebuffer([self.rgba, self.depth])
         self.shadow_depth = context.depth_texture((4 * TILE, (LIGHTS + 3) // 4 * TILE))
         self.shadows = context.framebuffer([], self.shadow_depth)
         self.noise = context.texture3d((32, 32, 32), 4, _noise(32).tobytes())
@@ -175,7 +175,7 @@ class Renderer:
         self._set_uniforms(scene)
 
     def _thin_out(self, strands: Strands) -> Strands:
-        """Where the pictures are small, half of the hair, wider, and short strands with fewer points."""
+        """Where the images are small, half of the hair, wider, and short strands with fewer points."""
         points = strands.points
         if self.finer_size >= FINE or (strands.kind != "hair" and points.shape[1] <= 3):
             return strands
@@ -304,7 +304,7 @@ class Renderer:
         for program in (*self.surfaces.values(), self.strand):
             _set(program, **values)
 
-    def draw(self, cam2world: np.ndarray) -> Picture:
+    def draw(self, cam2world: np.ndarray) -> Rendering:
         """The loaded scene from a camera (4, 4) in OpenCV axes and world units."""
         context, scale = self.context, self.scene.head.scale
         pose = cam2world * [1, -1, -1, 1]  # OpenGL's camera has y up and looks along -z
@@ -337,9 +337,9 @@ class Renderer:
         _set(self.resolve, rotation=pose[:3, :3].T, range=depth_range)
         self.screen.render()
         size = self.size
-        rgba = np.frombuffer(self.picture.read(), np.uint8).reshape(size, size, 4)[::-1]
+        rgba = np.frombuffer(self.rgba.read(), np.uint8).reshape(size, size, 4)[::-1]
         depth = np.frombuffer(self.depth.read(alignment=1), np.uint16).reshape(size, size)[::-1]
-        return Picture(rgba[..., :3], rgba[..., 3], depth)
+        return Rendering(rgba[..., :3], rgba[..., 3], depth)
 
     def _draw_strands(self) -> None:
         for array, width, taper, root, tip in self.strands:

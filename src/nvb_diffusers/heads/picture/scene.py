@@ -41,7 +41,7 @@ class Scene:
     environment: Environment
 
     def landmarks(self, cam2world: np.ndarray, size: int) -> list[list[float]]:
-        """The five landmarks in pixels of a picture of `size` px, hidden ones included."""
+        """The five landmarks in pixels of an image of `size` px, hidden ones included."""
         return (project(self.head.to_world(self.head.landmarks), cam2world) * size).round(2).tolist()
 
 

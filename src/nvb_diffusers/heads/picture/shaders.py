@@ -275,7 +275,7 @@ void main() {
 }
 """
 
-# A grid over the picture: fine enough to interpolate where each pixel looks to on the backdrop.
+# A grid over the image: fine enough to interpolate where each pixel looks to on the backdrop.
 SCREEN_VERTEX = """#version 330
 uniform mat3 rotation;
 uniform vec2 span;
@@ -289,13 +289,13 @@ void main() {
 }
 """
 # Averages the finer pixels that a pixel covers, which for 1, 1.5 or 2 finer pixels one bilinear sample does exactly;
-# the nearest gives the depth. `range` turns the depth buffer's d into range.x / (range.y - d), in steps of the picture.
+# the nearest gives the depth. `range` turns the depth buffer's d into range.x / (range.y - d), in steps of the image.
 RESOLVE_FRAGMENT = """#version 400
 uniform sampler2D color, depth, backdrop;
 uniform vec2 range;
 uniform float finer;
 in vec2 behind;
-layout(location = 0) out vec4 picture;
+layout(location = 0) out vec4 rgba;
 layout(location = 1) out uint z;
 void main() {
     vec2 low = floor(gl_FragCoord.xy) * finer, border = floor(low) + 1.0;
@@ -304,6 +304,6 @@ void main() {
     float nearest = min(min(near.x, near.y), min(near.z, near.w));
     z = nearest < 1.0 ? uint(range.x / (range.y - nearest) + 0.5) : 0u;
     sum.rgb += texture(backdrop, behind).rgb * (1.0 - sum.a);
-    picture = sum;
+    rgba = sum;
 }
 """

@@ -5,6 +5,7 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # One thread for each of the two workers and what they start: two busy threads on one core wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,6 +33,21 @@ def load_script(name: str, folder: str = "training") -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def assert_same_results(actual: Any, expected: Any) -> None:
+    """Assert equal values in equal places, where numbers of other threads or batches may differ by their rounding."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_same_results(actual[name], value)
+    elif isinstance(expected, list | tuple):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            assert_same_results(one, other)
+    else:
+        number = isinstance(expected, float)
+        assert actual == (pytest.approx(expected, rel=1e-5, abs=1e-5, nan_ok=True) if number else expected)
 
 
 def tiny_encoder(**kwargs) -> TimeAwareImageEncoder:

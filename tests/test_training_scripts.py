@@ -260,8 +260,8 @@ def test_a_dropped_view_is_painted_without_features(place, tmp_path):
         assert run("novel_view", place, tmp_path / str(share), *extra) == 0
         losses[share] = [curve(tmp_path / str(share), name)[0] for name in ("diffusion_loss", "restoration_loss")]
         held_out[share] = curve(tmp_path / str(share), "validation_diffusion_loss")
-    assert losses[1.0][0] == losses[1.0][1]
-    assert losses[0.0][0] != losses[0.0][1]
+    assert losses[1.0][0] == pytest.approx(losses[1.0][1], rel=1e-6)  # at other places of one batch
+    assert losses[0.0][0] != pytest.approx(losses[0.0][1], rel=1e-6)
     assert held_out[0.0] == held_out[1.0]
 
 

@@ -1,4 +1,4 @@
-"""Small models made in the test process, and the project's own data where it is present."""
+"""Small models made in the test process, a small rendered data set, and what several tests need."""
 
 import fcntl
 import importlib.util
@@ -17,9 +17,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from nvb_diffusers import NVBFacePipeline, PixelRestorer, TimeAwareImageEncoder, ViewTransformer3D
 
 ROOT = Path(__file__).parents[1]
-HEADS = ROOT.parent / "shared/data/heads-v1"
-needs_heads = pytest.mark.skipif(not HEADS.is_dir(), reason=f"{HEADS} is not there")
-
 RENDERED = "--identities 8 --views 4 --size 128 --split_sizes 0.3 0.3"  # the splits of `rendered_heads`
 
 WIDTH = 12  # of the features

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from nvb_diffusers.camera import (
 
 FFHQ_LABEL = """0.99994 0.01079 0.00012 0.00152  0.01079 -0.99988 0.01075 -0.01205  0.00023 -0.01075 -0.99994 2.69997
 0 0 0 1  4.2647 0 0.5 0 4.2647 0.5 0 0 1"""
-HEADS = Path(__file__).parents[2] / "shared/data/heads-v1/images/metadata.jsonl"
 
 
 def assert_close(actual, expected, atol):
@@ -255,11 +253,11 @@ def test_autocast_leaves_geometry_alone():
     assert torch.equal(points, expected)
 
 
-@pytest.mark.skipif(not HEADS.exists(), reason="the heads-v1 data is not there")
-def test_labels_of_the_heads_are_orbit_cameras():
+def test_labels_of_the_heads_are_orbit_cameras(rendered_heads):
     """Assert that stored labels are our own cameras: rebuilt from their angles, they agree to the digits stored."""
-    with HEADS.open() as file:
-        labels = torch.tensor([json.loads(next(file))["camera"] for _ in range(80)])
+    with (rendered_heads / "images/metadata.jsonl").open() as file:
+        labels = torch.tensor([json.loads(line)["camera"] for line in file])
+    assert labels.shape == (32, 25)
     check_camera_params(labels)
     angles = angles_from_camera(labels)
     assert angles[:, 0].abs().max() < 61

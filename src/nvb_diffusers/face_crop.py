@@ -26,7 +26,7 @@ from nvb_diffusers.data.images import load_photo
 
 # The mean head of the default checkpoint's training set in world units: right eye, left eye, nose tip, right and left
 # corner of the mouth, right being the subject's. Triangulated from the labels of the train split and made symmetric;
-# tests/test_face_crop.py::test_mean_head_is_that_of_the_training_set measures it again.
+# tests/test_face_crop.py::test_mean_head_is_that_of_rendered_heads measures it again, on eight of them.
 MEAN_HEAD = np.array(
     [
         [-0.0692, 0.0466, 0.1423],

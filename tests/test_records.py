@@ -86,6 +86,9 @@ def mirrored_camera():
         ({"camera": [0.0] * 24}, r"camera has shape \(24,\), expected 25 numbers"),
         ({"camera": [float("nan")] * 25}, "camera holds a number that is not finite"),
         ({"camera": ["a"] * 25}, "camera is not a list of numbers"),
+        ({"camera": []}, r"camera has shape \(0,\)"),
+        ({"camera": [scaled_camera(1.0)]}, r"camera has shape \(1, 25\)"),
+        ({"identity": "0", "split": "test"}, "identity 0 is in split test, but in train on line 1"),
         ({"camera": scaled_camera(1.01)}, "`camera` holds a cam2world that is not rigid"),
         ({"camera": mirrored_camera()}, "`camera` holds a cam2world that is not rigid"),
         ({"camera": [*scaled_camera(1.0)[:16], *[-4.0, 0, 0.5, 0, 4.0, 0.5, 0, 0, 1]]}, "focal length of -4"),
@@ -183,6 +186,10 @@ def test_prepared_folder_goes_on_only_with_its_settings(tmp_path):
     folder = tmp_path / "set"
     on_disk.begin_data_set(folder, {"size": 5, "format": "png"})
     on_disk.begin_data_set(folder, {"format": "png", "size": 5})
+    for name in (".DS_Store", "._set", "Thumbs.db"):
+        (tmp_path / "shown").mkdir(exist_ok=True)
+        (tmp_path / "shown" / name).touch()
+    on_disk.begin_data_set(tmp_path / "shown", {"size": 5})  # as good as empty
     with pytest.raises(ValueError, match="was prepared with size = 5, now size = 6"):
         on_disk.begin_data_set(folder, {"size": 6, "format": "png"})
     (tmp_path / "labels.json").write_text("[1]")

@@ -52,8 +52,13 @@ def photo_size(path: str | Path) -> tuple[int, int]:
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a file of a folder is a photo by its name; what systems hide beside photos, such as `._a.jpg`, is not."""
+    """Whether a file of a folder is a photo by its name; what is hidden beside photos, such as `._a.jpg`, is not."""
     return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+
+
+def is_system_file(path: Path) -> bool:
+    """Whether a file was left in a folder by a system that showed it, so that the folder still counts as empty."""
+    return path.name in (".DS_Store", "Thumbs.db", "desktop.ini") or path.name.startswith("._")
 
 
 def resized(image: Image.Image, resolution: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from nvb_diffusers.camera import check_camera_params
-from nvb_diffusers.data.images import load_photo, photo_size
+from nvb_diffusers.data.images import is_system_file, load_photo, photo_size
 from nvb_diffusers.files import read_json, replaced_file, write_whole
 
 SPLITS = ("train", "validation", "test")
@@ -180,7 +180,7 @@ def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: It
                 "choose another output folder, or remove this one"
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(not is_system_file(path) for path in folder.iterdir())):
         raise ValueError(f"{folder} exists and is not a data set being prepared: choose an empty or a new folder")
     write_whole(note, text)
 
@@ -219,11 +219,12 @@ def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], work
 
 def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequence[int]) -> None:
     """Check each record, its image, and that no file is listed twice and no identity is in two splits."""
+    sound = _all_sound([record.get("camera") for record in records if isinstance(record, Mapping)])
     line_of_file: dict[str, int] = {}
     split_of_identity: dict[str, tuple[str, int]] = {}
     for record, number in zip(records, lines, strict=True):
         try:
-            check_record(record)
+            check_record({**record, "camera": None} if sound and isinstance(record, Mapping) else record)
             file_name, identity, split = record["file_name"], record["identity"], record["split"]
             if not (path.parent / file_name).is_file():
                 raise ValueError(f"image {file_name} does not exist")
@@ -245,6 +246,17 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} holds a number that is not finite")
     return numbers
+
+
+def _all_sound(cameras: Sequence[Any]) -> bool:
+    """Whether all cameras that are there are right, checked at once: one by one they take most of the time."""
+    try:
+        numbers = np.array([camera for camera in cameras if camera is not None], dtype=np.float64)
+        if len(numbers):
+            check_camera_params(torch.from_numpy(numbers))
+    except (TypeError, ValueError):
+        return False
+    return len(numbers) == 0 or numbers.shape[1:] == (25,)
 
 
 def _check_camera(value: Any) -> None:

@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from nvb_diffusers.camera import camera_from_angles, split_camera, unproject_points
-from nvb_diffusers.evaluation.consistency import (
-    background_layer,
-    merge_depths,
-    orbit_flicker,
-    score_identity,
-    surface_layer,
-    warp,
-)
+from nvb_diffusers.evaluation.consistency import orbit_flicker, score_identity
+from nvb_diffusers.warp import background_layer, merge_depths, surface_layer, warp_views
 
 SIDE, BALL = 96, 0.22  # pixels, world units
 YAWS, PITCH = (-24.0, -8.0, 5.0, 20.0), 4.0
@@ -79,7 +73,7 @@ def test_a_warp_lands_where_the_other_camera_sees_it():
     pictures, depths, cameras = views((-5.0, 3.0, 0.0))  # a picture shows 13 degrees of the background
     for make, largest in ((surface_layer, 0.08), (background_layer, 0.02)):
         layer = make(depths, cameras)
-        warped, visible = warp(layer, pictures, 2, [0, 1])  # (2, 3, P), (2, P)
+        warped, visible = warp_views(layer, pictures, 2, [0, 1])  # (2, 3, P), (2, P)
         shown = pictures[2][:, layer.mask[2]]
         assert (visible.float().mean(dim=1) > 0.2).all()
         assert ((warped - shown).abs().amax(dim=1) * visible).max() < largest
@@ -89,7 +83,7 @@ def test_what_is_hidden_is_not_compared():
     """Assert that of a ball seen from sides 90 degrees apart, only what faces the other camera is seen by both."""
     pictures, depths, cameras = views((-45.0, 45.0))
     layer = surface_layer(depths, cameras)
-    _, visible = warp(layer, pictures, 1, [0])
+    _, visible = warp_views(layer, pictures, 1, [0])
     assert 0 < visible.sum() < 0.6 * layer.mask[1].sum()
     columns = torch.arange(SIDE).expand(SIDE, SIDE)[layer.mask[1]].float()
     # the camera at +45 has what the one at -45 sees too on its left

@@ -13,6 +13,8 @@ REMOTE_CODE = {  # these files also run where our package is not installed: the 
     "data/images.py": set(),
     "models/image_encoder.py": set(),
     "models/pixel_restorer.py": set(),
+    "warp.py": {"nvb_diffusers.camera"},
+    "models/appearance.py": {"nvb_diffusers.warp", "nvb_diffusers.models.pixel_restorer"},
     "models/camera_predictor.py": {"nvb_diffusers.camera"},
     "models/attention_blocks.py": set(),
     "models/view_transformer.py": {

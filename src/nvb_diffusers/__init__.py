@@ -14,6 +14,7 @@ pipeline_loading_utils.LOADABLE_CLASSES.setdefault(
 )
 
 from .face_crop import read_face  # noqa: E402
+from .models.appearance import AppearanceModel  # noqa: E402
 from .models.image_encoder import TimeAwareImageEncoder  # noqa: E402
 from .models.pixel_restorer import PixelRestorer  # noqa: E402
 from .models.view_transformer import ViewTransformer3D  # noqa: E402
@@ -26,6 +27,7 @@ DEFAULT_CHECKPOINT = str(Path(__file__).parent / "default_checkpoint")
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
+    "AppearanceModel",
     "ModelMixin",
     "NVBFacePipeline",
     "NVBFacePipelineOutput",

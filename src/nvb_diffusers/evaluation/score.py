@@ -54,6 +54,7 @@ from nvb_diffusers.evaluation.results import (
 )
 from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, file_hash, view_name
 from nvb_diffusers.files import read_json, write_json, write_whole
+from nvb_diffusers.warp import merge_depths
 
 NIQE = "NIQE (fitted on truths)"
 CACHED = ("dlib-ID", "POSE (mediapipe)")  # what is seen in the truths, by networks that never change
@@ -315,7 +316,7 @@ def _measure_consistency(
     if len(frames) > 1:
         orbit = orbit_cameras(len(frames), ORBIT_YAW_DEG)
         known = torch.stack(list(depths.values())), torch.stack(list(cameras.values()))
-        merged = consistency.merge_depths(*known, orbit, test_set.resolution)
+        merged = merge_depths(*known, orbit, test_set.resolution)
         values |= consistency.orbit_flicker(_load(frames, test_set.resolution), merged, orbit)
     seen: dict[str, float | None] = {column: value for column, value in values.items() if not math.isnan(value)}
     return [Score(CONSISTENCY, name, None, digest, seen)]

@@ -1,0 +1,235 @@
+"""The appearance model: the photo's own pixels, carried to each camera and fused with the generated view.
+
+Ours, beyond the paper. What the UNet paints of a person has passed 64 feature tokens; what makes one recognize the
+person is in the photo's pixels. This model reads a surface from the photo (its restored pixels, their depth and a
+mask), projects it to the target cameras, and its mirror image too, and weighs what each source says of every pixel.
+Relatives: SynSin (arXiv 1912.08804), Unsup3D (arXiv 1911.11130) for the mirror.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
+
+from ..warp import carry, see_background, see_mirrored_surface, see_surface
+from .pixel_restorer import PixelRestorer
+
+MEAN_DEPTH, DEPTH_SCALE = 2.55, 0.12  # world units: where a face is before a camera at distance 2.7
+# How far each candidate for a pixel is trusted at first, before the fuser has learned: plain pasting.
+MIRROR_TRUST, BACKGROUND_TRUST, VIEW_TRUST, PAINTED_TRUST, LEAST_TRUST = 0.3, 0.5, 0.03, 0.01, 1e-3
+
+
+class PhotoSurface(NamedTuple):
+    """What a photo shows, read once.
+
+    Args:
+        pixel_values: (B, 3, S, S) in [-1, 1], the restored photo.
+        depth: (B, S, S), along the source camera's forward axis in world units.
+        mask: (B, S, S) in [0, 1], where the person is.
+        source_cameras: (B, 25).
+    """
+
+    pixel_values: torch.Tensor
+    depth: torch.Tensor
+    mask: torch.Tensor
+    source_cameras: torch.Tensor
+
+
+class PhotoLayers(NamedTuple):
+    """A surface as V target cameras see it.
+
+    Args:
+        direct: (B, V, 5, S, S): the photo's pixels, their visibility, and their sharpness (one over the stretch).
+        mirrored: (B, V, 5, S, S), the same of the mirror image.
+        background: (B, V, 4, S, S), the photo's backdrop at infinity and where it is to be seen.
+    """
+
+    direct: torch.Tensor
+    mirrored: torch.Tensor
+    background: torch.Tensor
+
+
+class FusedViews(NamedTuple):
+    """Views of all sources.
+
+    Args:
+        pixel_values: (B, V, 3, S, S) in [-1, 1].
+        evidence: (B, V, 3, S, S), how much of each pixel is seen in the photo, seen in its mirror image, and invented;
+            they sum to 1.
+        mask: (B, V, S, S) in [0, 1], where the person is.
+    """
+
+    pixel_values: torch.Tensor
+    evidence: torch.Tensor
+    mask: torch.Tensor
+
+
+class AppearanceBlock(nn.Module):
+    """(B, C, H, W) -> (B, C', H, W): two convolutions around a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_num_groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(norm_num_groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.norm2 = nn.GroupNorm(norm_num_groups, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        _zeroed(self.conv2)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Transform hidden_states (B, C, H, W)."""
+        inner = self.conv1(F.silu(self.norm1(hidden_states)))
+        return self.shortcut(hidden_states) + self.conv2(F.silu(self.norm2(inner)))
+
+
+class PixelUNet(nn.Module):
+    """(B, C, S, S) -> (B, C', S, S) on blocks of pixels folded into channels; zero when new."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, block_out_channels: tuple[int, ...], patch_size: int, groups: int
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        first, last = block_out_channels[0], block_out_channels[-1]
+        self.conv_in = nn.Conv2d(in_channels * patch_size**2, first, kernel_size=3, padding=1)
+        self.down_blocks = nn.ModuleList(AppearanceBlock(c, c, groups) for c in block_out_channels[:-1])
+        self.downsamplers = nn.ModuleList(
+            nn.Conv2d(c, d, kernel_size=3, stride=2, padding=1) for c, d in pairwise(block_out_channels)
+        )
+        self.mid_block = nn.Sequential(AppearanceBlock(last, last, groups), AppearanceBlock(last, last, groups))
+        reversed_channels = block_out_channels[::-1]
+        self.upsamplers = nn.ModuleList(nn.Conv2d(c, d, kernel_size=1) for c, d in pairwise(reversed_channels))
+        self.up_blocks = nn.ModuleList(AppearanceBlock(2 * c, c, groups) for c in reversed_channels[1:])
+        self.conv_out = nn.Conv2d(first, out_channels * patch_size**2, kernel_size=3, padding=1)
+        _zeroed(self.conv_out)
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        """Transform a sample (B, C, S, S), with S divisible by the patch size and by all halvings."""
+        hidden_states = self.conv_in(F.pixel_unshuffle(sample, self.patch_size))
+        skips = []
+        for block, downsampler in zip(self.down_blocks, self.downsamplers, strict=True):
+            hidden_states = block(hidden_states)
+            skips.append(hidden_states)
+            hidden_states = downsampler(hidden_states)
+        hidden_states = self.mid_block(hidden_states)
+        for block, upsampler in zip(self.up_blocks, self.upsamplers, strict=True):
+            hidden_states = F.interpolate(upsampler(hidden_states), scale_factor=2.0, mode="nearest")
+            hidden_states = block(torch.cat([hidden_states, skips.pop()], dim=1))
+        return F.pixel_shuffle(self.conv_out(F.silu(hidden_states)), self.patch_size)
+
+
+class AppearanceModel(ModelMixin, ConfigMixin):
+    """A photo's own pixels, read (`read_photo`), carried to cameras (`project`) and fused with views (`fuse`).
+
+    Args:
+        sample_size: S, side of the photo and of the views in pixels; a multiple of `patch_size` and of all halvings.
+        patch_size: side of the pixel blocks that are folded into channels.
+        restorer_hidden_size, restorer_layers: width and residual blocks of the network that restores pixels.
+        reader_channels: widths of the network that reads depth and mask, from the finest level to the coarsest.
+        fuser_channels: widths of the network that weighs the candidates for each pixel.
+        norm_num_groups: groups of all norms.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 256,
+        patch_size: int = 4,
+        restorer_hidden_size: int = 64,
+        restorer_layers: int = 6,
+        reader_channels: tuple[int, ...] = (64, 96, 128, 160, 192),
+        fuser_channels: tuple[int, ...] = (64, 96, 128, 160),
+        norm_num_groups: int = 8,
+    ) -> None:
+        super().__init__()
+        self.restorer = PixelRestorer(3, patch_size, restorer_hidden_size, restorer_layers)
+        self.reader = PixelUNet(3, 2, tuple(reader_channels), patch_size, norm_num_groups)
+        self.fuser = PixelUNet(17, 9, tuple(fuser_channels), patch_size, norm_num_groups)
+
+    @apply_forward_hook
+    def read_photo(self, pixel_values: torch.Tensor, source_cameras: torch.Tensor) -> PhotoSurface:
+        """Read photos (B, 3, S, S) in [-1, 1] that cameras (B, 25) took.
+
+        Raises:
+            ValueError: S is not divisible by the patch size and all halvings.
+        """
+        levels = max(len(self.config.reader_channels), len(self.config.fuser_channels))
+        divisor = self.config.patch_size * 2 ** (levels - 1)
+        if pixel_values.shape[2] % divisor or pixel_values.shape[3] % divisor:
+            raise ValueError(
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}, but its sides must be divisible by {divisor}."
+            )
+        depth, mask = self.reader(pixel_values.to(self.dtype)).float().unbind(dim=1)  # (B, S, S)
+        return PhotoSurface(
+            pixel_values=self.restore(pixel_values),
+            depth=(MEAN_DEPTH + DEPTH_SCALE * depth).clamp(min=0.5),
+            mask=mask.sigmoid(),
+            source_cameras=source_cameras.float(),
+        )
+
+    @apply_forward_hook
+    def restore(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The photos (B, 3, S, S) that are to be expected behind degraded ones, in [-1, 1]: nothing is invented."""
+        pixels = pixel_values.to(self.dtype)
+        seen, mirrored = (self.restorer(part).sample.float() for part in (pixels, pixels.flip(-1)))
+        return ((seen + mirrored.flip(-1)) / 2).clamp(-1, 1)  # errs less than either, as a mirrored face is a face
+
+    def project(self, surface: PhotoSurface, target_cameras: torch.Tensor) -> PhotoLayers:
+        """What target cameras (B, V, 25) see of a surface, once per camera whatever the number of steps."""
+        geometry = (surface.depth, surface.mask, surface.source_cameras, target_cameras.float())
+        size = surface.depth.shape[-1]
+        pixels = surface.pixel_values.clamp(-1, 1)
+        direct, mirrored = (
+            torch.cat([carry(pixels, seen.uv), seen.visibility[:, :, None], 1 / seen.stretch[:, :, None]], dim=2)
+            for seen in (see_surface(*geometry, size), see_mirrored_surface(*geometry, size))
+        )
+        uv = see_background(surface.source_cameras, target_cameras.float(), size)
+        inside = ((uv > 0) & (uv < 1)).all(dim=-1)[:, :, None]  # (B, V, 1, S, S)
+        backdrop = torch.cat([pixels, 1 - surface.mask[:, None]], dim=1)  # (B, 4, S, S)
+        return PhotoLayers(direct, mirrored, carry(backdrop, uv) * inside)
+
+    @apply_forward_hook
+    def fuse(self, layers: PhotoLayers, views: torch.Tensor) -> FusedViews:
+        """Weigh the layers against the generated views (B, V, 3, s, s) in [-1, 1], of this or of a smaller side."""
+        batch_size = views.shape[:2]
+        direct, mirrored, background = (layer.flatten(0, 1) for layer in layers)  # (N, C, S, S), N = B*V
+        views = F.interpolate(views.flatten(0, 1).float(), direct.shape[-2:], mode="bicubic").clamp(-1, 1)
+        given = torch.cat([direct, mirrored, background, views], dim=1)  # (N, 17, S, S)
+        correction, painted, mask = self.fuser(given.to(self.dtype)).float().split([5, 3, 1], dim=1)
+
+        trust = [
+            direct[:, 3] * direct[:, 4].square(),
+            MIRROR_TRUST * mirrored[:, 3] * mirrored[:, 4].square() * (1 - direct[:, 3]),
+            BACKGROUND_TRUST * background[:, 3],
+            torch.full_like(direct[:, 3], VIEW_TRUST),
+            torch.full_like(direct[:, 3], PAINTED_TRUST),
+        ]
+        weights = ((torch.stack(trust, dim=1) + LEAST_TRUST).log() + correction).softmax(dim=1)  # (N, 5, S, S)
+        candidates = torch.stack([direct[:, :3], mirrored[:, :3], background[:, :3], views, views + painted], dim=1)
+        fused = (weights[:, :, None] * candidates).sum(dim=1)  # (N, 3, S, S)
+        evidence = torch.stack([weights[:, 0] + weights[:, 2], weights[:, 1], weights[:, 3] + weights[:, 4]], dim=1)
+        parts = (fused, evidence, mask[:, 0].sigmoid())
+        return FusedViews(*(part.unflatten(0, batch_size) for part in parts))
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        source_cameras: torch.Tensor,
+        target_cameras: torch.Tensor,
+        views: torch.Tensor,
+    ) -> FusedViews:
+        """Read, project and fuse: photos (B, 3, S, S), cameras (B, 25) and (B, V, 25), views (B, V, 3, s, s)."""
+        surface = self.read_photo(pixel_values, source_cameras)
+        return self.fuse(self.project(surface, target_cameras), views)
+
+
+def _zeroed(layer: nn.Conv2d) -> None:
+    """Set all weights of a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

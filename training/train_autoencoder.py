@@ -1,9 +1,10 @@
 """Train an autoencoder from scratch, for a backbone that does not start from a published Stable Diffusion.
 
-    accelerate launch training/train_autoencoder.py --data_dir heads-v1-128 --resolution 128 --output_dir autoencoder
+    accelerate launch training/train_autoencoder.py --data_dir heads-128 --resolution 128 --output_dir autoencoder \
+        --model_config training/recipes/models/autoencoder.json
 
-The model is diffusers' AutoencoderDC; `--model_config` gives another shape. Latents are deterministic; noise added to
-them in training keeps the decoder smooth, and the scaling factor that gives them unit variance is stored in the config.
+The model is diffusers' AutoencoderDC. Latents are deterministic; noise added to them in training keeps the decoder
+smooth, and the scaling factor that gives them unit variance is stored in the config.
 `--vae_name_or_path VAE --decoder_only` sharpens the decoder of a pipeline that is trained already.
 To resume, run the same command again with `--resume_from_checkpoint latest`.
 """
@@ -23,23 +24,10 @@ from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.options import add_run_arguments
 from nvb_diffusers.training.run import Run, one_line_errors
 
-# f8, 8 latent channels; a level without layers is a patchifying stem, which saves most of the cost on a CPU.
-DEFAULT_CONFIG = {
-    "latent_channels": 8,
-    "encoder_block_types": "ResBlock",
-    "decoder_block_types": "ResBlock",
-    "encoder_block_out_channels": [48, 48, 96, 192],
-    "decoder_block_out_channels": [48, 48, 96, 192],
-    "encoder_layers_per_block": [0, 1, 1, 2],
-    "decoder_layers_per_block": [0, 1, 1, 2],
-    "encoder_qkv_multiscales": [[], [], [], []],
-    "decoder_qkv_multiscales": [[], [], [], []],
-}
-
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_config", help="a JSON file with AutoencoderDC's arguments")
+    parser.add_argument("--model_config", help="a JSON file with AutoencoderDC's arguments, for a new one")
     parser.add_argument("--vae_name_or_path", help="an autoencoder to go on with, instead of a new one")
     parser.add_argument(
         "--decoder_only", action="store_true", help="leave encoder and scale as they are, so that latents stay valid"
@@ -67,7 +55,9 @@ def load_autoencoder(args: argparse.Namespace) -> AutoencoderDC:
         return AutoencoderDC.from_pretrained(args.vae_name_or_path, use_safetensors=True)
     if args.decoder_only:
         raise ValueError("--decoder_only needs an autoencoder to go on with: give --vae_name_or_path")
-    return new_model(AutoencoderDC, args.model_config) if args.model_config else AutoencoderDC(**DEFAULT_CONFIG)
+    if args.model_config is None:
+        raise ValueError("no autoencoder: give --model_config for a new one, or --vae_name_or_path to go on with one")
+    return new_model(AutoencoderDC, args.model_config)
 
 
 class NoisyAutoencoder(torch.nn.Module):

@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--decoder_only", action="store_true", help="leave encoder and scale as they are, so that latents stay valid"
     )
-    parser.add_argument("--gradient_loss_weight", type=float, default=1.0, help="of the picture's finite differences")
+    parser.add_argument("--gradient_loss_weight", type=float, default=1.0, help="of the image's finite differences")
     parser.add_argument("--latent_loss_weight", type=float, default=1e-4, help="keeps the latents' scale bounded")
     parser.add_argument("--latent_noise", type=float, default=0.05, help="standard deviation, in latent units")
     add_run_arguments(
@@ -88,7 +88,7 @@ def compute_loss(
 
 @torch.no_grad()
 def validate(vae: AutoencoderDC, pixel_values: torch.Tensor, folder: Path) -> dict[str, float]:
-    """PSNR over held-out pictures (N, 3, S, S), and a grid of the first 8: the pictures above, decoded below."""
+    """PSNR over held-out images (N, 3, S, S), and a grid of the first 8: the images above, decoded below."""
     decoded = torch.cat([vae.decode(vae.encode(part).latent).sample for part in pixel_values.split(16)])
     to_grid(pixel_values[:8], decoded[:8]).save(folder / "validation.png")
     return {"validation_psnr": psnr(decoded, pixel_values).mean().item()}
@@ -96,7 +96,7 @@ def validate(vae: AutoencoderDC, pixel_values: torch.Tensor, folder: Path) -> di
 
 @torch.no_grad()
 def latent_scale(vae: AutoencoderDC, pixel_values: torch.Tensor) -> float:
-    """The factor that gives the latents of pictures (N, 3, S, S) unit variance."""
+    """The factor that gives the latents of images (N, 3, S, S) unit variance."""
     return 1 / torch.cat([vae.encode(part).latent for part in pixel_values.split(16)]).std().item()
 
 
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         vae.to(memory_format=torch.channels_last)
         vae.encoder.requires_grad_(not args.decoder_only)
 
-        # 2. Data: clean pictures
+        # 2. Data: clean images
         transform = SampleTransform(args.resolution, (), seed=args.seed)
         dataset = FaceDataset(args.data_dir, "train", transform, args.streaming)
         validation = FaceDataset(args.data_dir, "validation", transform, args.streaming)

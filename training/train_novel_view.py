@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--snr_gamma", type=float, help="Min-SNR weighting")
     parser.add_argument("--num_target_views", type=int, default=7)
     parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
-    parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation pictures")
+    parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation images")
     add_degradation_arguments(parser)
     add_run_arguments(parser, train_batch_size=2, max_train_steps=300_000, num_validation_samples=16)
     return parser.parse_args(argv)
@@ -128,7 +128,7 @@ def compute_loss(
     shown = shown_views(args, num_views)  # N of the V views, the last ones: their order is random
     if shown:
         painted = {"diffusion_loss": features}
-        if args.train_unet:  # the same views from their own degraded pictures, as in step 1
+        if args.train_unet:  # the same views from their own degraded images, as in step 1
             painted["restoration_loss"] = target_features
         latents = batch["latents"][:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
         timesteps = timesteps.repeat_interleave(shown)
@@ -158,8 +158,8 @@ def center(pipeline: NVBFacePipeline, batch: dict[str, torch.Tensor], args: argp
     degraded = batch["degraded_pixel_values"].to(pipeline.device)  # (N, V, 3, S, S)
     timesteps = draw_timesteps(batch["key"], pipeline.scheduler.config.num_train_timesteps, args.seed)  # (N,)
     features = [
-        pipeline.image_encoder(pictures, timestep.to(pipeline.device)).sample
-        for pictures, timestep in zip(degraded, timesteps, strict=True)
+        pipeline.image_encoder(images, timestep.to(pipeline.device)).sample
+        for images, timestep in zip(degraded, timesteps, strict=True)
     ]
     pipeline.view_transformer.mean_features.copy_(torch.cat(features).mean(dim=0))
 
@@ -184,9 +184,10 @@ def validate(
             num_inference_steps=args.num_inference_steps,
             latents=part_noise,
             output_type="pt",
+            return_dict=False,
         )
-        views.append(output.images)
-        source_cameras.append(output.source_cameras)
+        views.append(output[0])
+        source_cameras.append(output[1])
     generated = torch.cat(views).to(pixel_values) * 2 - 1  # (N, V, 3, S, S)
     angles = angle_between_cameras(torch.cat(source_cameras).cpu(), held_out["camera_params"][:, 0].cpu())
     rows = [
@@ -212,7 +213,7 @@ def check_options(args: argparse.Namespace, num_views: int) -> None:
     if args.conditioning_dropout and not args.train_unet:
         raise ValueError("--conditioning_dropout is for a UNet that learns: it goes with --train_unet alone")
     if args.latents_cache and (args.crop_jitter or args.streaming):
-        raise ValueError("--latents_cache holds all whole pictures: not with --crop_jitter, nor with --streaming")
+        raise ValueError("--latents_cache holds all whole images: not with --crop_jitter, nor with --streaming")
 
 
 @one_line_errors
@@ -253,13 +254,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         held_out = with_latents(run.held_out(validation), pipeline.vae)
 
         # 4. Training
-        model, *unets = run.prepare(trained, dataset)
+        model, *trained_unet = run.prepare(trained, dataset)
+        painter = trained_unet[0] if args.train_unet else unet
         shown = shown_views(args, dataset.num_views)
         for batch in run:
             if shown:
                 batch["pixel_values"] = batch["pixel_values"][:, -shown:]  # no others' latents are needed
                 batch = with_latents(batch, pipeline.vae)
-            run.step(*compute_loss(model, *(unets or [unet]), image_encoder, scheduler, batch, args))
+            run.step(*compute_loss(model, painter, image_encoder, scheduler, batch, args))
             if run.validates:
                 run.log(validate(pipeline, held_out, run.output_dir, args))
         run.save(pipeline, publish)

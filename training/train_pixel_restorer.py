@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_degradation_arguments(parser)
     add_run_arguments(
         parser,
-        train_batch_size=4,  # small ones learn most a picture
+        train_batch_size=4,  # small ones learn most a image
         learning_rate=1e-3,
         lr_scheduler="cosine",
         lr_warmup_steps=50,
@@ -47,13 +47,13 @@ def compute_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     restored = model(batch["degraded_pixel_values"]).sample  # (B, 3, S, S)
     squared_error = F.mse_loss(restored.float(), batch["pixel_values"], reduction="none").mean(dim=(1, 2, 3))  # (B,)
-    loss = squared_error.clamp(min=1e-8).log().mean()  # PSNR but for its factor: every picture counts alike (HINet)
+    loss = squared_error.clamp(min=1e-8).log().mean()  # PSNR but for its factor: every image counts alike (HINet)
     return loss, {"pixel_loss": loss}
 
 
 @torch.no_grad()
 def validate(pixel_restorer: PixelRestorer, held_out: dict[str, torch.Tensor], folder: Path) -> dict[str, float]:
-    """PSNR over held-out pictures, and a grid of the first 8: degraded, restored, clean."""
+    """PSNR over held-out images, and a grid of the first 8: degraded, restored, clean."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, 3, S, S)
     restored = torch.cat([pixel_restorer(part).sample for part in degraded.split(16)]).clamp(-1, 1)
     to_grid(degraded[:8], restored[:8], pixel_values[:8]).save(folder / "validation.png")

@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
     parser.add_argument("--snr_gamma", type=float, help="Min-SNR weighting")
-    parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation pictures")
+    parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation images")
     add_degradation_arguments(parser)
     add_run_arguments(parser, max_train_steps=200_000, learning_rate=5e-5)
     return parser.parse_args(argv)
@@ -65,13 +65,12 @@ def make_latent_head(image_encoder: TimeAwareImageEncoder, unet: UNet2DCondition
 
 
 def compute_loss(
-    image_encoder: torch.nn.Module,
-    unet: torch.nn.Module,
-    latent_head: torch.nn.Module,
+    models: Sequence[torch.nn.Module],
     scheduler: DDPMScheduler,
     batch: dict[str, torch.Tensor],
     args: argparse.Namespace,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    image_encoder, unet, latent_head = models
     latents, keys = batch["latents"], batch["key"]  # (B, C, h, w), (B,)
     timesteps = draw_timesteps(keys, scheduler.config.num_train_timesteps, args.seed)
     noise = draw_noise(keys, latents.shape[1:], args.seed)
@@ -100,11 +99,11 @@ def validate(
     folder: Path,
     args: argparse.Namespace,
 ) -> dict[str, float]:
-    """Loss and PSNR over held-out pictures, and a grid of the first 8: degraded, restored, clean."""
+    """Loss and PSNR over held-out images, and a grid of the first 8: degraded, restored, clean."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     losses = [
-        compute_loss(pipeline.image_encoder, pipeline.unet, latent_head, scheduler, part, args)[1]
+        compute_loss((pipeline.image_encoder, pipeline.unet, latent_head), scheduler, part, args)[1]
         for part in split_batch(held_out, args.train_batch_size)
     ]
     noise = draw_noise(held_out["key"], held_out["latents"].shape[1:], args.seed)[:, None]  # (N, 1, C, h, w)
@@ -115,7 +114,8 @@ def validate(
                 num_inference_steps=args.num_inference_steps,
                 latents=part_noise,
                 output_type="pt",
-            ).images[:, 0]
+                return_dict=False,
+            )[0][:, 0]
             for part, part_noise in zip(degraded.split(16), noise.split(16), strict=True)
         ]
     )  # (N, 3, S, S) in [0, 1]
@@ -156,18 +156,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset = FaceDataset(args.data_dir, "train", make_transform(args, "train"), args.streaming)
         if args.latents_cache:
             if args.crop_jitter or args.streaming:
-                raise ValueError(
-                    "--latents_cache holds all whole pictures: not with --crop_jitter, nor with --streaming"
-                )
+                raise ValueError("--latents_cache holds all whole images: not with --crop_jitter, nor with --streaming")
             with run.accelerator.main_process_first():
                 dataset.use_latents(cache_latents(vae, dataset.records, args.resolution, args.latents_cache))
         validation = FaceDataset(args.data_dir, "validation", make_transform(args, "validation"), args.streaming)
         held_out = with_latents(run.held_out(validation), vae)
 
         # 4. Training
-        wrapped = run.prepare([image_encoder, unet, latent_head], dataset)
+        models = run.prepare([image_encoder, unet, latent_head], dataset)
         for batch in run:
-            run.step(*compute_loss(*wrapped, scheduler, with_latents(batch, vae), args))
+            run.step(*compute_loss(models, scheduler, with_latents(batch, vae), args))
             if run.validates:
                 run.log(validate(pipeline, latent_head, held_out, run.output_dir, args))
 

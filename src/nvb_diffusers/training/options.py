@@ -52,7 +52,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 
 def add_degradation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of scripts that learn from degraded pictures, for `make_transform`."""
+    """Add the options of scripts that learn from degraded images, for `make_transform`."""
     add = parser.add_argument_group("degraded samples").add_argument
     add("--degradation", nargs="+", choices=sorted(PRESETS), default=["real_esrgan"])
     add("--crop_jitter", type=float, default=0.0, help="largest share of the side that crops leave out")

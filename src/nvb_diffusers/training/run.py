@@ -21,7 +21,7 @@ from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ParamSpec, Protocol, Self
 
 import torch
 from accelerate import Accelerator
@@ -43,6 +43,7 @@ from nvb_diffusers.training.checkpoints import (
 )
 from nvb_diffusers.training.optimizer import MuonAdamW, adamw
 
+Arguments = ParamSpec("Arguments")
 Batch = dict[str, torch.Tensor]
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 
@@ -89,8 +90,9 @@ class Run:
         options = {name: " ".join(value) if isinstance(value, list) else value for name, value in vars(args).items()}
         self.accelerator.init_trackers(name, options)
         set_seed(args.seed)
-        if self.accelerator.is_main_process and self.accelerator.mixed_precision == "bf16":
-            _tell_of_slow_bf16(self.accelerator.device)
+        note = slow_bf16_note(self.accelerator.device) if self.accelerator.mixed_precision == "bf16" else None
+        if note and self.accelerator.is_main_process:
+            print(note, file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -221,19 +223,26 @@ class Run:
         return limit is not None and _any_process(self.accelerator, time.monotonic() - self._start > limit)
 
 
-def one_line_errors(main: Callable[[Sequence[str] | None], None]) -> Callable[[Sequence[str] | None], int]:
+def one_line_errors(main: Callable[Arguments, None]) -> Callable[Arguments, int]:
     """Make a script's main function return its exit status: 2, and one line on stderr, where its input is at fault."""
 
     @wraps(main)
-    def run_main(argv: Sequence[str] | None = None) -> int:
+    def run_main(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
         try:
-            main(argv)
+            main(*args, **kwargs)
         except (ValueError, OSError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
         return 0
 
     return run_main
+
+
+def slow_bf16_note(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """One line for a run in bf16 on a CPU that has no instructions for it; None elsewhere."""
+    if device.type != "cpu" or not cpuinfo.exists() or CPU_BF16_FLAGS & set(cpuinfo.read_text().split()):
+        return None
+    return "note: this CPU has no bf16 instructions, so bf16 takes about ten times as long as --mixed_precision no"
 
 
 def _any_process(accelerator: Accelerator, condition: bool) -> bool:
@@ -248,9 +257,3 @@ def _mean_parts(accelerator: Accelerator, parts: Sequence[dict[str, torch.Tensor
     """Mean of each part of a loss over micro-batches and processes, as one process with the whole batch has it."""
     means = {name: torch.stack([part[name].detach().float() for part in parts]).mean() for name in parts[0]}
     return {name: value.item() for name, value in accelerator.reduce(means, "mean").items()}
-
-
-def _tell_of_slow_bf16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Say in one line that bf16 is emulated, where the CPU that computes has no instructions for it."""
-    if device.type == "cpu" and cpuinfo.exists() and not CPU_BF16_FLAGS & set(cpuinfo.read_text().split()):
-        print("bf16: this CPU has no instructions for it and takes about ten times as long as in fp32", file=sys.stderr)

@@ -83,11 +83,11 @@ def test_tampering_is_named(data, tmp_path, change):
 
 
 def test_bad_requests_leave_nothing(data, tmp_path, capsys):
-    """Assert one line for an existing folder, an unknown split, too many views and a broken picture, and no remains."""
+    """Assert one line for an existing folder, an unknown split, too many views and a broken image, and no remains."""
     out = tmp_path / "set"
     assert main(["eval", "make-set", str(data), "--out", str(data)]) == 2
     assert "exists" in capsys.readouterr().err
-    for options, message in ((["--split", "nobody"], "no picture in split"), ([], "lower --num-target-views")):
+    for options, message in ((["--split", "nobody"], "no image in split"), ([], "lower --num-target-views")):
         assert main(["eval", "make-set", str(data), "--out", str(out), *options]) == 2
         assert message in capsys.readouterr().err
     next(data.glob("images/000003/*.png")).write_bytes(b"broken")

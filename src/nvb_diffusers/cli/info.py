@@ -68,20 +68,20 @@ def count_gflop(run: Callable[[], object]) -> float:
 
 
 def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
-    """GFLOP of each kind of pass for one picture or one view, by its name; `pipe` is moved to the meta device."""
+    """GFLOP of each kind of pass for one image or one view, by its name; `pipe` is moved to the meta device."""
     pipe.to("meta")
     encoder, view_transformer, unet, vae, pixel_restorer = (getattr(pipe, name) for name in COMPONENTS)
     size, width, dtype = encoder.config.sample_size, encoder.config.out_channels, encoder.dtype
     length = encoder.config.feature_size**2
     latent_shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     with torch.device("meta"):
-        picture, timestep = torch.empty(1, 3, size, size, dtype=dtype), torch.empty(1)
+        image, timestep = torch.empty(1, 3, size, size, dtype=dtype), torch.empty(1)
         latents, states = torch.empty(latent_shape, dtype=dtype), torch.empty(1, length, width, dtype=dtype)
-    gflop = {"encoder pass": count_gflop(lambda: encoder(picture, timestep))}
+    gflop = {"encoder pass": count_gflop(lambda: encoder(image, timestep))}
     if view_transformer is not None:
         camera = camera_from_angles(0.0, 0.0).to("meta", dtype)[None]
         with torch.no_grad():
-            features = encoder(picture, timestep).sample
+            features = encoder(image, timestep).sample
             source = view_transformer.read_source(features, timestep, camera)
             volume = view_transformer.build_volume(source)
         gflop["source"] = count_gflop(lambda: view_transformer.read_source(features, timestep, camera))
@@ -90,7 +90,7 @@ def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
     gflop["UNet step"] = count_gflop(lambda: unet(latents, timestep, states))
     gflop["decoding"] = count_gflop(lambda: vae.decode(latents))
     if pixel_restorer is not None:
-        gflop["pixel restorer"] = count_gflop(lambda: pixel_restorer(picture.to(pixel_restorer.dtype)))
+        gflop["pixel restorer"] = count_gflop(lambda: pixel_restorer(image.to(pixel_restorer.dtype)))
     return gflop
 
 

@@ -33,11 +33,11 @@ def measure_requirements(
         rows: of the comparison; the first is the pipeline in question.
         leads: by the name of a row and the preset, how far the first row's PSNR is above it, paired by view. On the
             main degradation they are required.
-        predictor: sees the cameras of pictures.
+        predictor: sees the cameras of images.
     """
     preset, results = test_set.settings.preset, index_results(rows)
     ours = results[rows[0].name]
-    views, truths, cameras = _pictures(test_set, predictions)
+    views, truths, cameras = _images(test_set, predictions)
     return (
         *_lead_requirements(leads, preset),
         *_camera_requirements(ours),
@@ -82,7 +82,7 @@ def _obedience_requirements(
 
 
 def _identity_requirement(predictor: OwnPredictor, views: torch.Tensor, truths: torch.Tensor) -> Requirement:
-    share = identity_triplets(lambda pictures: encoder_embedding(predictor, pictures), views, truths)
+    share = identity_triplets(lambda images: encoder_embedding(predictor, images), views, truths)
     measure = "views nearer to their person's true views than to another's, by the encoder's features"
     return Requirement(measure, 100 * share, "%", f">= {100 * IDENTITY_SHARE:g}", share >= IDENTITY_SHARE)
 
@@ -114,7 +114,7 @@ def identity_triplets(
     """Share of triplets in which a generated view is nearer to its person's true views than to another person's.
 
     Args:
-        embed: gives embeddings (M, E) of pictures (M, 3, S, S).
+        embed: gives embeddings (M, E) of images (M, 3, S, S).
         views: generated (N, V, 3, S, S).
         truths: (N, V, 3, S, S), at the same cameras.
     """
@@ -127,10 +127,10 @@ def identity_triplets(
 
 
 @torch.no_grad()
-def encoder_embedding(predictor: OwnPredictor, pictures: torch.Tensor) -> torch.Tensor:
+def encoder_embedding(predictor: OwnPredictor, images: torch.Tensor) -> torch.Tensor:
     """Features (N, C*8*8) of a pipeline's encoder at time step 0, centered: a measure of identity of our own."""
     encoder = predictor.pipeline.image_encoder
-    features = torch.cat([encoder(part, 0).sample for part in pictures.split(32)])
+    features = torch.cat([encoder(part, 0).sample for part in images.split(32)])
     return (features - features.mean(dim=0)).flatten(1)
 
 
@@ -146,15 +146,15 @@ def requirement_lines(requirements: Sequence[Requirement]) -> tuple[list[str], l
     return ["measure", "required", "value", "verdict"], lines
 
 
-def _pictures(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _images(test_set: TestSet, predictions: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Predicted and true views (N, V, 3, S, S) in [-1, 1], and their cameras (N, V, 25)."""
     views, truths = (
-        torch.stack([target_pictures(folder, identity) for identity in test_set.identities])
+        torch.stack([target_images(folder, identity) for identity in test_set.identities])
         for folder in (predictions, test_set.folder / "truths")
     )
     return views, truths, torch.stack([identity.cameras for identity in test_set.identities])
 
 
-def target_pictures(folder: Path, identity: TestIdentity) -> torch.Tensor:
-    """Pictures (V, 3, S, S) in [-1, 1] of an identity's target views, in a folder of predictions or of truths."""
+def target_images(folder: Path, identity: TestIdentity) -> torch.Tensor:
+    """Images (V, 3, S, S) in [-1, 1] of an identity's target views, in a folder of predictions or of truths."""
     return to_pixel_values([load_photo(folder / view_name(identity.identity, t.view)) for t in identity.targets])

@@ -15,7 +15,7 @@ BLOCK = 8  # pixels; single pixels of a deviation of few samples are mostly chan
 def invented_honesty(deviation: torch.Tensor, error: torch.Tensor) -> tuple[float, float]:
     """Mean deviation, and Spearman's rank correlation between deviation and error over blocks of 8 x 8 pixels.
 
-    1 where the picture is the more wrong the more the samples deviate, 0 where the map tells nothing.
+    1 where the image is the more wrong the more the samples deviate, 0 where the map tells nothing.
 
     Args:
         deviation: (V, H, W) of several samples of each view.

@@ -23,7 +23,7 @@ import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
-from nvb_diffusers.evaluation.acceptance import measure_requirements, target_pictures
+from nvb_diffusers.evaluation.acceptance import measure_requirements, target_images
 from nvb_diffusers.evaluation.calibration import sample_honesty
 from nvb_diffusers.evaluation.configuration import Comparison, ComparisonFolder, Row
 from nvb_diffusers.evaluation.figures import comparison_figures
@@ -249,7 +249,7 @@ def _calibrate(comparison: Comparison, method: OneStage, folder: ComparisonFolde
                     method.pipeline,
                     test_set.input(identity.identity),
                     identity.cameras,
-                    target_pictures(test_set.folder / "truths", identity),
+                    target_images(test_set.folder / "truths", identity),
                     comparison.num_samples,
                     method.num_inference_steps,
                     identity_seed(identity.identity),

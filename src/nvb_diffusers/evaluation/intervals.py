@@ -1,4 +1,4 @@
-"""Intervals of means over a test set: identities are drawn, not pictures, since views of one face are alike."""
+"""Intervals of means over a test set: identities are drawn, not images, since views of one face are alike."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -47,11 +47,11 @@ def bootstrap_interval(
 def jackknife_interval(statistic: Callable[[np.ndarray], float], groups: Sequence[Hashable]) -> Interval:
     """A value of a whole set, such as a Frechet distance, and its normal interval from leaving out each group once.
 
-    A bootstrap would be biased here: a draw holds fewer different pictures, which alone raises such a distance.
+    A bootstrap would be biased here: a draw holds fewer different images, which alone raises such a distance.
 
     Args:
-        statistic: the value of the pictures that a mask (N,) of booleans keeps.
-        groups: the identity of each picture (N,).
+        statistic: the value of the images that a mask (N,) of booleans keeps.
+        groups: the identity of each image (N,).
     """
     names = np.array([str(group) for group in groups])
     value = statistic(np.ones(len(names), dtype=bool))

@@ -236,8 +236,8 @@ def write_predictions(
         name, seed = identity.identity, identity_seed(identity.identity)
         if not (folder / name / "done").is_file():
             prediction = method(test_set.input(name), identity.cameras, seed)
-            for target, picture in zip(identity.targets, prediction.views, strict=True):
-                _save(picture, folder / view_name(name, target.view))
+            for target, image in zip(identity.targets, prediction.views, strict=True):
+                _save(image, folder / view_name(name, target.view))
             if prediction.restored is not None:
                 _save(prediction.restored, folder / view_name(name, identity.source_view))
             if prediction.source_camera is not None:
@@ -245,8 +245,8 @@ def write_predictions(
                 write_whole(folder / name / "camera.json", content)
             write_whole(folder / name / "done", b"")
         if number < num_orbits and not (folder / "orbit" / name / "done").is_file():
-            for frame, picture in enumerate(method(test_set.input(name), orbit, seed).views):
-                _save(picture, folder / "orbit" / view_name(name, frame))
+            for frame, image in enumerate(method(test_set.input(name), orbit, seed).views):
+                _save(image, folder / "orbit" / view_name(name, frame))
             write_whole(folder / "orbit" / name / "done", b"")
 
 
@@ -255,6 +255,6 @@ def identity_seed(identity: str) -> int:
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4], "big")
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(picture, path)
+    save_image(image, path)

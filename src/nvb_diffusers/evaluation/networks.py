@@ -37,13 +37,13 @@ NUM_TIMESTEPS = 5  # that a predicted camera is averaged over
 
 Network = TypeVar("Network")
 Comparator = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Values (N,) of pictures and truths (N, 3, S, S)."""
+"""Values (N,) of images and truths (N, 3, S, S)."""
 Observer = Callable[[torch.Tensor], np.ndarray | None]
-"""What is seen in a picture (3, S, S); None where no face is found."""
+"""What is seen in an image (3, S, S); None where no face is found."""
 CameraPredictor = Callable[[torch.Tensor], torch.Tensor]
-"""Cameras (N, 25) of pictures (N, 3, S, S)."""
+"""Cameras (N, 25) of images (N, 3, S, S)."""
 FeatureExtractor = Callable[[torch.Tensor], np.ndarray]
-"""Features (N, E) of pictures (N, 3, S, S)."""
+"""Features (N, E) of images (N, 3, S, S)."""
 
 
 @dataclass
@@ -92,17 +92,17 @@ def find_networks(camera_predictor: str | None, arcface: str | Path | None = Non
 
 
 def find_lpips() -> Comparator:
-    """LPIPS (Zhang et al. 2018) with AlexNet, from the package `lpips`: 0 for equal pictures, lower is better."""
+    """LPIPS (Zhang et al. 2018) with AlexNet, from the package `lpips`: 0 for equal images, lower is better."""
     module = _optional("lpips", "alexnet-owt-7be5be79.pth")
     model = module.LPIPS(net="alex", verbose=False).eval()
-    return torch.no_grad()(lambda pictures, truths: model(pictures, truths).flatten())
+    return torch.no_grad()(lambda images, truths: model(images, truths).flatten())
 
 
 def find_dists() -> Comparator:
-    """DISTS (Ding et al. 2020) from the package `DISTS_pytorch`: 0 for equal pictures, lower is better."""
+    """DISTS (Ding et al. 2020) from the package `DISTS_pytorch`: 0 for equal images, lower is better."""
     module = _optional("DISTS_pytorch", "vgg16-397923af.pth")
     model = module.DISTS().eval()
-    return torch.no_grad()(lambda pictures, truths: model(pictures / 2 + 0.5, truths / 2 + 0.5).flatten())
+    return torch.no_grad()(lambda images, truths: model(images / 2 + 0.5, truths / 2 + 0.5).flatten())
 
 
 def find_inception() -> FeatureExtractor:
@@ -114,8 +114,8 @@ def find_inception() -> FeatureExtractor:
     ).eval()
 
     @torch.no_grad()
-    def features(pictures: torch.Tensor) -> np.ndarray:
-        bytes_ = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    def features(images: torch.Tensor) -> np.ndarray:
+        bytes_ = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return torch.cat([model(part)[0] for part in bytes_.split(16)]).numpy()
 
     return features
@@ -128,13 +128,13 @@ def find_arcface(path: str | Path | None = None) -> Observer:
         raise ImportError("weights absent: give ArcFace as an ONNX file (--arcface), or let insightface download it")
     net = cv2.dnn.readNetFromONNX(str(path))
 
-    def embed(picture: torch.Tensor) -> np.ndarray | None:
-        image = to_images(picture[None])[0]
-        faces = detect_faces(image)
+    def embed(image: torch.Tensor) -> np.ndarray | None:
+        shown = to_images(image[None])[0]
+        faces = detect_faces(shown)
         if not faces:
             return None
         affine, _ = cv2.estimateAffinePartial2D(faces[0].landmarks, ARCFACE_POINTS, method=cv2.LMEDS)
-        crop = cv2.warpAffine(np.asarray(image), affine, (112, 112), flags=cv2.INTER_CUBIC)
+        crop = cv2.warpAffine(np.asarray(shown), affine, (112, 112), flags=cv2.INTER_CUBIC)
         net.setInput(cv2.dnn.blobFromImage(crop, 1 / 127.5, mean=(127.5,) * 3))
         return net.forward().ravel()
 
@@ -149,9 +149,9 @@ def find_dlib() -> Observer:
     align = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
     network = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
 
-    def embed(picture: torch.Tensor) -> np.ndarray | None:
-        image = to_images(picture[None])[0].resize((DLIB_SIDE, DLIB_SIDE), Image.Resampling.BICUBIC)
-        pixels = np.asarray(image)
+    def embed(image: torch.Tensor) -> np.ndarray | None:
+        enlarged = to_images(image[None])[0].resize((DLIB_SIDE, DLIB_SIDE), Image.Resampling.BICUBIC)
+        pixels = np.asarray(enlarged)
         boxes = detect(pixels)
         if len(boxes) == 0:
             return None
@@ -176,8 +176,8 @@ def find_mesh() -> Observer:
         face, points = net.forward(["conv2d_31", "conv2d_21"])
         return points.reshape(-1, 3)[:, :2] / scale + corner, float(face.ravel()[0])
 
-    def observe(picture: torch.Tensor) -> np.ndarray | None:
-        pixels = np.asarray(to_images(picture[None])[0])
+    def observe(image: torch.Tensor) -> np.ndarray | None:
+        pixels = np.asarray(to_images(image[None])[0])
         side = len(pixels)
         points, _ = look(pixels, np.full(2, side / 2), side)  # the test set's crops are faces: a first guess
         low, high = points.min(axis=0), points.max(axis=0)
@@ -188,7 +188,7 @@ def find_mesh() -> Observer:
 
 
 class OwnPredictor:
-    """A pipeline's camera predictor, and the features of its encoder at time step 0, a mean over the picture."""
+    """A pipeline's camera predictor, and the features of its encoder at time step 0, a mean over the image."""
 
     def __init__(self, checkpoint: str) -> None:
         pipeline = NVBFacePipeline.from_pretrained(checkpoint)
@@ -203,18 +203,18 @@ class OwnPredictor:
         return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
     @torch.no_grad()
-    def cameras(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Cameras (N, 25) of pictures (N, 3, S, S), averaged over time steps as the pipeline does."""
+    def cameras(self, images: torch.Tensor) -> torch.Tensor:
+        """Cameras (N, 25) of images (N, 3, S, S), averaged over time steps as the pipeline does."""
         self.pipeline.scheduler.set_timesteps(NUM_TIMESTEPS)
         timesteps = self.pipeline.scheduler.timesteps.unique()
-        features = self.pipeline.encode_images(resize_square(pictures, self.side), timesteps)  # (T, N, C, 8, 8)
+        features = self.pipeline.encode_images(resize_square(images, self.side), timesteps)  # (T, N, C, 8, 8)
         predicted = self.pipeline.view_transformer.predict_camera(features.flatten(0, 1))  # (T*N, 25)
         return average_cameras(predicted.unflatten(0, features.shape[:2]))
 
     @torch.no_grad()
-    def features(self, pictures: torch.Tensor) -> np.ndarray:
-        """(N, C) of pictures (N, 3, S, S)."""
-        parts = resize_square(pictures, self.side).split(32)
+    def features(self, images: torch.Tensor) -> np.ndarray:
+        """(N, C) of images (N, 3, S, S)."""
+        parts = resize_square(images, self.side).split(32)
         return torch.cat([self.pipeline.image_encoder(part, 0).sample.mean(dim=(2, 3)) for part in parts]).numpy()
 
 

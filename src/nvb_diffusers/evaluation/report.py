@@ -23,7 +23,7 @@ from nvb_diffusers.evaluation.results import TASK_TITLES, Entry, Results
 from nvb_diffusers.files import read_json, write_whole
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
-PICTURE_SIDE = 128
+IMAGE_SIDE = 128
 
 
 def write_report(folder: str | Path) -> tuple[Path, Path]:
@@ -200,12 +200,12 @@ def _figures(results: Results, folder: Path) -> list[str]:
     for figure in results.figures:
         rows = [
             f'<tr><th scope="row">{html.escape(row.label)}</th>'
-            + "".join(f"<td>{_picture(folder / name, row.label) if name else ''}</td>" for name in row.images)
+            + "".join(f"<td>{_image(folder / name, row.label) if name else ''}</td>" for name in row.images)
             + "</tr>"
             for row in figure.rows
         ]
         caption = f"<figcaption>{html.escape(figure.title)}</figcaption>"
-        table = f'<table class="pictures">{"".join(rows)}</table>'
+        table = f'<table class="images">{"".join(rows)}</table>'
         parts.append(f"<figure>{_wide(table)}{caption}</figure>")
     return parts
 
@@ -220,22 +220,22 @@ def _sliders(results: Results, folder: Path) -> list[str]:
             continue
         label = html.escape(f"{shown[0]} | truth: {figure.title}")
         parts.append(
-            f'<figure class="slider"><div>{_picture(folder / rows["truth"][-1], "truth")}'
-            f"{_picture(folder / rows[shown[0]][-1], shown[0])}</div>"
+            f'<figure class="slider"><div>{_image(folder / rows["truth"][-1], "truth")}'
+            f"{_image(folder / rows[shown[0]][-1], shown[0])}</div>"
             f'<input type="range" min="0" max="100" value="50" aria-label="{label}">'
             f"<figcaption>{label}</figcaption></figure>"
         )
     return ['<h2>Side by side</h2><div class="sliders">', *parts, "</div>"] if parts else []
 
 
-def _picture(path: Path, label: str) -> str:
-    """A picture as part of the page."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    if picture.width > PICTURE_SIDE:
-        picture = picture.resize((PICTURE_SIDE, round(picture.height * PICTURE_SIDE / picture.width)))
+def _image(path: Path, label: str) -> str:
+    """An image as part of the page."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    if image.width > IMAGE_SIDE:
+        image = image.resize((IMAGE_SIDE, round(image.height * IMAGE_SIDE / image.width)))
     content = io.BytesIO()
-    picture.save(content, format="WEBP", quality=85)
+    image.save(content, format="WEBP", quality=85)
     data = base64.b64encode(content.getvalue()).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
+    size = f'width="{image.width}" height="{image.height}"'
     return f'<img alt="{html.escape(label)}" {size} src="data:image/webp;base64,{data}">'

@@ -4,10 +4,10 @@
     PREDICTIONS/orbit/<identity>/<frame>.png     optional: a dense orbit at pitch 0, evenly over `ORBIT_YAW_DEG`
     PREDICTIONS/configuration.json               optional: what made them, taken into the summary
 
-    SCORES/scores.jsonl      one line a picture: values by measure, null where no face was found; and one line an
+    SCORES/scores.jsonl      one line an image: values by measure, null where no face was found; and one line an
                              identity for the consistency of its views
-    SCORES/summary.json      means over pictures with 95 % intervals over identities
-    SCORES/settings.json     what rows are kept for, when the command is run again: those of unchanged pictures
+    SCORES/summary.json      means over images with 95 % intervals over identities
+    SCORES/settings.json     what rows are kept for, when the command is run again: those of unchanged images
 
 A measure is left out of a row where the truth itself shows no face to its network.
 """
@@ -162,7 +162,7 @@ def _line(score: Score) -> str:
 
 
 def _list_predictions(test_set: TestSet, predictions: Path) -> dict[str, dict[int, Path]]:
-    """The pictures that are there, by identity and view."""
+    """The images that are there, by identity and view."""
     files: dict[str, dict[int, Path]] = {}
     for identity in test_set.identities:
         views = sorted({identity.source_view, *(target.view for target in identity.targets)})
@@ -195,7 +195,7 @@ def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> Kept:
 
 
 def _columns(networks: Networks) -> list[str]:
-    """Names of everything that is measured of a picture, in the order of the table."""
+    """Names of everything that is measured of an image, in the order of the table."""
     poses = [*networks.meshes, *networks.cameras]
     return ["PSNR", "SSIM", *networks.comparators, *networks.identities, *poses,
             *(f"asked {name}" for name in poses), NIQE]  # fmt: skip
@@ -208,21 +208,21 @@ def _references(test_set: TestSet, networks: Networks, progress: bool) -> Refere
         for view, camera in _cameras_by_view(identity).items():
             names.append(view_name(identity.identity, view))
             cameras.append(camera)
-    pictures = to_pixel_values([load_photo(test_set.folder / "truths" / name) for name in names])
+    images = to_pixel_values([load_photo(test_set.folder / "truths" / name) for name in names])
     observed, meshes = {}, {}
     for column, observe in (networks.identities | networks.meshes).items():
-        seen = _observe_all(test_set, column, observe, names, pictures, progress)
+        seen = _observe_all(test_set, column, observe, names, images, progress)
         observed[column] = seen
         if column in networks.meshes:
             points = {name: points for name, points in seen.items() if points is not None}
             known = [camera for name, camera in zip(names, cameras, strict=True) if name in points]
             if points:
                 meshes[column] = fit_mesh(list(points.values()), torch.stack(known))
-    return References(fit_niqe(pictures), observed, meshes)
+    return References(fit_niqe(images), observed, meshes)
 
 
 def _observe_all(
-    test_set: TestSet, column: str, observe: Observer, names: Sequence[str], pictures: Iterable[torch.Tensor],
+    test_set: TestSet, column: str, observe: Observer, names: Sequence[str], images: Iterable[torch.Tensor],
     progress: bool,
 ) -> dict[str, np.ndarray | None]:  # fmt: skip
     """What a network sees in each truth."""
@@ -233,8 +233,8 @@ def _observe_all(
         with np.load(cache) as arrays:
             if str(arrays["manifest"]) == digest:
                 return {name: arrays.get(name) for name in names}
-    bar = tqdm(pictures, desc=f"{column}: truths", disable=not progress)
-    seen = {name: observe(picture) for name, picture in zip(names, bar, strict=True)}
+    bar = tqdm(images, desc=f"{column}: truths", disable=not progress)
+    seen = {name: observe(image) for name, image in zip(names, bar, strict=True)}
     if column in CACHED:
         arrays = {name: value for name, value in seen.items() if value is not None} | {"manifest": np.array(digest)}
         np.savez(cache, allow_pickle=False, **arrays)
@@ -244,26 +244,26 @@ def _observe_all(
 def _measure_views(
     test_set: TestSet, identity: TestIdentity, files: dict[int, Path], networks: Networks, references: References
 ) -> list[Score]:
-    """Scores of some pictures of one identity."""
+    """Scores of some images of one identity."""
     names = [view_name(identity.identity, view) for view in files]
     asked = torch.stack([_cameras_by_view(identity)[view] for view in files])  # (N, 25)
-    pictures = _load(files.values(), test_set.resolution)  # (N, 3, S, S)
+    images = _load(files.values(), test_set.resolution)  # (N, 3, S, S)
     truths = _load((test_set.folder / "truths" / name for name in names), test_set.resolution)
     columns: dict[str, list[float]] = {
-        "PSNR": psnr(pictures, truths).tolist(),
-        "SSIM": ssim(pictures, truths).tolist(),
-        NIQE: [niqe(picture, references.natural) for picture in pictures],
+        "PSNR": psnr(images, truths).tolist(),
+        "SSIM": ssim(images, truths).tolist(),
+        NIQE: [niqe(image, references.natural) for image in images],
     }
     for column, compare in networks.comparators.items():
-        columns[column] = compare(pictures, truths).tolist()
+        columns[column] = compare(images, truths).tolist()
     for column, predict in networks.cameras.items():
-        cameras, true_cameras = predict(pictures), predict(truths)
+        cameras, true_cameras = predict(images), predict(truths)
         columns[column] = [pose_error(*pair) for pair in zip(cameras, true_cameras, strict=True)]
         columns[f"asked {column}"] = [pose_error(*pair) for pair in zip(cameras, asked, strict=True)]
     scores = []
     for number, (view, path) in enumerate(files.items()):
         values: dict[str, float | None] = {column: entries[number] for column, entries in columns.items()}
-        values |= _observe_face(pictures[number], names[number], asked[number], networks, references)
+        values |= _observe_face(images[number], names[number], asked[number], networks, references)
         task = RESTORATION if view == identity.source_view else NOVEL_VIEWS
         ordered = {column: values[column] for column in _columns(networks) if column in values}
         scores.append(Score(task, identity.identity, view, file_hash(path), ordered))
@@ -271,19 +271,19 @@ def _measure_views(
 
 
 def _observe_face(
-    picture: torch.Tensor, name: str, asked: torch.Tensor, networks: Networks, references: References
+    image: torch.Tensor, name: str, asked: torch.Tensor, networks: Networks, references: References
 ) -> dict[str, float | None]:
     """Measures that need a face found: None where it is found in the truth alone."""
     values: dict[str, float | None] = {}
     for column, observe in networks.identities.items():
         truth = references.observed[column][name]
         if truth is not None:
-            embedding = observe(picture)
+            embedding = observe(image)
             values[column] = None if embedding is None else identity_cosine(embedding, truth)
     for column, observe in networks.meshes.items():
         truth = references.observed[column][name]
         if truth is not None:
-            points, mesh = observe(picture), references.meshes[column]
+            points, mesh = observe(image), references.meshes[column]
             seen = None if points is None else camera_from_mesh(points, mesh, asked)
             values[column] = None if seen is None else pose_error(seen, camera_from_mesh(truth, mesh, asked))
             values[f"asked {column}"] = None if seen is None else pose_error(seen, asked)
@@ -361,14 +361,14 @@ def _summarize_column(scores: Sequence[Score], column: str) -> Entry:
 def _frechet_entries(
     test_set: TestSet, files: dict[str, dict[int, Path]], scores: Sequence[Score], networks: Networks
 ) -> dict[str, Entry]:
-    """Distances between all pictures and all truths of a task, by measure."""
+    """Distances between all images and all truths of a task, by measure."""
     views = [(score.identity, score.view) for score in scores if score.view is not None]
     entries = {}
     for column, extract in networks.features.items():
-        pictures = extract(_load((files[identity][view] for identity, view in views), test_set.resolution))
+        images = extract(_load((files[identity][view] for identity, view in views), test_set.resolution))
         names = [view_name(identity, view) for identity, view in views]
         truths = extract(_load((test_set.folder / "truths" / name for name in names), test_set.resolution))
-        entries[column] = Entry.of(_frechet_interval(pictures, truths, [identity for identity, _ in views]), len(views))
+        entries[column] = Entry.of(_frechet_interval(images, truths, [identity for identity, _ in views]), len(views))
     return entries
 
 
@@ -383,12 +383,12 @@ def _cameras_by_view(identity: TestIdentity) -> dict[int, torch.Tensor]:
 
 
 def _load(paths: Iterable[Path], resolution: int) -> torch.Tensor:
-    """Pictures (N, 3, S, S) in [-1, 1], at the set's resolution."""
+    """Images (N, 3, S, S) in [-1, 1], at the set's resolution."""
     return to_pixel_values([resized(load_photo(path), resolution) for path in paths])
 
 
 def _check_size(path: Path, resolution: int) -> None:
-    """Refuse a picture that is no square; say so where it will be resized."""
+    """Refuse an image that is no square; say so where it will be resized."""
     width, height = load_photo(path).size
     if width != height:
         raise ValueError(f"prediction {path} is {width}x{height}, expected a square of {resolution}")

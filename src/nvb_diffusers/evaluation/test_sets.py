@@ -1,4 +1,4 @@
-"""A test set as files, so that the exact pictures exist for good and any method can be scored on them.
+"""A test set as files, so that the exact images exist for good and any method can be scored on them.
 
     SET/set.json                          what the set was made of
     SET/records.jsonl                     one line an identity: source view and camera, degradation, targets
@@ -30,7 +30,7 @@ from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.files import read_json, replaced_folder
 
 VERSION = 1
-DEPTH_UNIT = 1e-4  # world units of one step of a depth picture
+DEPTH_UNIT = 1e-4  # world units of one step of a depth image
 # What is drawn for an identity comes from separate generators, so that one draw more leaves the other as it was.
 CHOSEN_VIEWS, DEGRADATION = range(2)
 
@@ -93,7 +93,7 @@ class TestSet:
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures in pixels."""
+        """Side of the images in pixels."""
         return self.settings.resolution
 
     def input(self, identity: str) -> Image.Image:
@@ -101,7 +101,7 @@ class TestSet:
         return load_photo(self.folder / "inputs" / f"{identity}.png")
 
     def truth(self, identity: str, view: int) -> Image.Image:
-        """The clean picture of a target view or of the source view."""
+        """The clean image of a target view or of the source view."""
         return load_photo(self.folder / "truths" / view_name(identity, view))
 
     def depth(self, identity: str, view: int) -> torch.Tensor | None:
@@ -114,7 +114,7 @@ class TestSet:
 
 
 def view_name(identity: str, view: int) -> str:
-    """Where the picture of a view is, in the truths, the depths and the predictions alike."""
+    """Where the image of a view is, in the truths, the depths and the predictions alike."""
     return f"{identity}/{view:02d}.png"
 
 
@@ -131,14 +131,14 @@ def make_test_set(
     """Freeze a test set, whole or not at all.
 
     Args:
-        data_dir: a multi-view set in the project's format, every picture with its camera.
+        data_dir: a multi-view set in the project's format, every image with its camera.
         out: folder to make; it must not exist.
         preset: how much the inputs are degraded.
         seed: of the choice of views and of the degradations, each identity's apart from the others.
         split: where the identities are from.
         num_identities: evenly spaced over the split; fewer where it has fewer.
         num_target_views: views beside the source.
-        resolution: side of the pictures in pixels.
+        resolution: side of the images in pixels.
     """
     out = Path(out)
     if out.exists():
@@ -205,10 +205,10 @@ def _records_by_identity(data_dir: str | Path, split: str, num_views: int) -> di
         if record["split"] == split:
             by_identity.setdefault(_identity_name(record["identity"]), []).append(record)
     if not by_identity:
-        raise ValueError(f"{data_dir} has no picture in split {split!r}")
+        raise ValueError(f"{data_dir} has no image in split {split!r}")
     for name, records in by_identity.items():
         if any(record.get("camera") is None for record in records):
-            raise ValueError(f"identity {name} in {data_dir} has a picture without a camera: a test set needs them all")
+            raise ValueError(f"identity {name} in {data_dir} has an image without a camera: a test set needs them all")
         if len(records) < num_views:
             raise ValueError(
                 f"identity {name} in {data_dir} has {len(records)} views, but {num_views - 1} targets and the source "
@@ -228,7 +228,7 @@ def _identity_name(identity: int | str) -> str:
 def _write_identity(
     data_dir: Path, out: Path, name: str, records: Sequence[dict[str, Any]], settings: TestSetSettings
 ) -> dict[str, Any]:
-    """Write the pictures of one identity; returns its line of `records.jsonl`."""
+    """Write the images of one identity; returns its line of `records.jsonl`."""
     order = _generator(settings.seed, name, CHOSEN_VIEWS).permutation(len(records))
     source, *targets = (records[index] for index in order[: settings.num_target_views + 1])
     targets.sort(key=lambda record: record["view"])
@@ -237,7 +237,7 @@ def _write_identity(
     for record in (source, *targets):
         view, image = record["view"], load_photo(data_dir / "images" / record["file_name"])
         if image.width != image.height:
-            raise ValueError(f"picture {record['file_name']} is {image.width}x{image.height}, expected a square")
+            raise ValueError(f"image {record['file_name']} is {image.width}x{image.height}, expected a square")
         sides[view] = image.width
         truth = resized(image, settings.resolution)
         _save(truth, out / "truths" / view_name(name, view))

@@ -170,8 +170,8 @@ def test_steps_unasked_are_those_of_the_checkpoint(face, checkpoint, tmp_path, r
         for extra, expected in (([], steps), (["--steps", 7], 7)):
             options = ["--aligned", "--out", tmp_path / "o", "--device", "cpu", "--checkpoint", path, *extra]
             assert run("restore", face, *options, model=False)[0] == 0
-            assert asked.pop() == expected
-            assert not asked
+            assert set(asked) == {expected}
+            asked.clear()
 
 
 def test_info_counts_parameters_and_work(run, checkpoint):

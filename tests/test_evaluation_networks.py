@@ -111,8 +111,7 @@ def test_own_predictor_is_the_pipelines(tmp_path):
     pictures = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
     pipe = NVBFacePipeline.from_pretrained(tmp_path / "pipe")
     pipe.set_progress_bar_config(disable=True)
-    steps = networks.NUM_TIMESTEPS
-    output = pipe(list(pictures / 2 + 0.5), camera_from_angles(torch.zeros(2, 1), 0.0), num_inference_steps=steps)
+    output = pipe(list(pictures / 2 + 0.5), camera_from_angles(torch.zeros(2, 1), 0.0))
     assert torch.allclose(own.cameras(pictures), output.source_cameras, atol=1e-5)
     assert own.features(torch.zeros(3, 3, 2 * SIDE, 2 * SIDE)).shape == (3, 12)
     before = own.fingerprint()

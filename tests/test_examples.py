@@ -76,7 +76,7 @@ def test_orbit_video(run):
 def test_what_is_invented(run):
     """Assert that the views are those of the first seed, and that the maps go up to their hottest color."""
     pipe = run("what_is_invented.py", PHOTO)
-    views = pipe(read_face(PHOTO, pipe), cameras=orbit_cameras(3, (-30, 30)), num_samples=6).images
+    views = pipe(read_face(PHOTO, pipe), cameras=orbit_cameras(3, (-30, 30))).images
     assert_written([f"view_{number:02d}.png" for number in range(3)], views)
     maps = np.stack([pixels(f"invented_{number:02d}.png") for number in range(3)])
     assert (maps == [128, 0, 0]).all(axis=-1).any()

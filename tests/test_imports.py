@@ -22,8 +22,15 @@ REMOTE_CODE = {  # these files also run where our package is not installed: the 
         "nvb_diffusers.models.attention_blocks",
         "nvb_diffusers.models.camera_predictor",
     },
-    "pipeline_inputs.py": {"nvb_diffusers.camera", "nvb_diffusers.data.images"},
-    "pipeline_nvb_face.py": {"nvb_diffusers.camera", "nvb_diffusers.pipeline_inputs"},
+    "conditioning.py": {"nvb_diffusers.camera"},
+    "denoising.py": set(),
+    "pipeline_files.py": set(),
+    "pipeline_inputs.py": {"nvb_diffusers.camera", "nvb_diffusers.conditioning", "nvb_diffusers.data.images"},
+    "pipeline_output.py": set(),
+    "pipeline_nvb_face.py": {
+        f"nvb_diffusers.{name}"
+        for name in ("conditioning", "denoising", "pipeline_files", "pipeline_inputs", "pipeline_output")
+    },
 }
 
 

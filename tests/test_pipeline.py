@@ -1,7 +1,6 @@
 """The pipeline's call on tiny random models: what it computes, from what, and how often."""
 
 import io
-from types import MethodType
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from pipeline_calls import CAMERAS, STEPS, difference, noise, picture, seeded, v
 
 from nvb_diffusers import NVBFacePipeline, NVBFacePipelineOutput
 from nvb_diffusers.camera import average_cameras, camera_from_angles, check_camera_params, orbit_cameras
+from nvb_diffusers.denoising import guided_prediction
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_.*:DeprecationWarning")  # diffusers' schedulers on numpy 2
 
@@ -141,7 +141,7 @@ def test_conditioning_follows_the_time_step(pipe):
     assert len(states) == 2 * STEPS - 1
     pixel_values = pipe.preprocess_images([picture()])
     with torch.no_grad():
-        source_cameras = pipe.encode_views(pixel_values, pipe.scheduler.timesteps.unique())[1]
+        source_cameras = pipe.predict_cameras(picture(), STEPS)
         for timestep, encoder_hidden_states in states:
             features = pipe.image_encoder(pixel_values, timestep).sample
             expected = pipe.view_transformer(features, timestep, CAMERAS[None], source_cameras).features[0]
@@ -158,12 +158,11 @@ def test_views_together_equal_single_views(pipe, guidance_scale):
         assert difference(alone[0], together[i]) < 1e-5
 
 
-@pytest.mark.parametrize("share_noise", [True, False])
-def test_batch_equals_single_calls(pipe, share_noise):
+def test_batch_equals_single_calls(pipe):
     """Assert that images in a list, each with its generator and cameras, get what each gets alone, noisy steps too."""
     images = [picture(), picture(1)]
     cameras = torch.stack([CAMERAS, orbit_cameras(3, (-10, 50), pitch_deg=5)])
-    settings = {"eta": 1.0, "share_noise": share_noise}
+    settings = {"eta": 1.0}
     batch = views(pipe, images, cameras, generator=[seeded(3), seeded(4)], **settings)
     for i, seed in enumerate((3, 4)):
         assert difference(views(pipe, images[i], cameras[i], generator=seeded(seed), **settings), batch[i]) < 1e-5
@@ -187,9 +186,9 @@ def test_view_batch_size_bounds_memory_alone(pipe, batches, view_batch_size):
 
 
 def test_shared_noise_makes_equal_views_of_equal_cameras(pipe):
-    """Assert that all views of an image begin with one noise, unless each is to have its own."""
+    """Assert that all views of an image begin with one noise, unless each is given its own."""
     twice = CAMERAS[:1].repeat(2, 1)
-    shared, own = views(pipe, cameras=twice), views(pipe, cameras=twice, share_noise=False)
+    shared, own = views(pipe, cameras=twice), views(pipe, cameras=twice, latents=noise(1, 2))
     assert difference(shared[0], shared[1]) < 1e-5
     assert difference(own[0], own[1]) > 1e-3
 
@@ -223,6 +222,7 @@ def test_source_camera_is_the_mean_over_steps(pipe):
         features = [pipe.image_encoder(pixel_values, t).sample for t in pipe.scheduler.timesteps]
         predicted = torch.stack([pipe.view_transformer.predict_camera(of_step) for of_step in features])  # (T, B, 25)
     assert difference(output.source_cameras, average_cameras(predicted)) < 1e-5
+    assert torch.equal(output.source_cameras, pipe.predict_cameras(images, STEPS))
     assert difference(predicted[0], predicted[-1]) > 1e-5
 
 
@@ -271,17 +271,15 @@ def test_without_cameras_the_own_view(pipe):
 
 
 def test_restore_leaves_the_view_transformer_out(pipe, batches):
-    """Assert that restoring equals a pipeline without a view transformer, batch or single, and never runs it."""
+    """Assert that restoring equals that without a view transformer, batch or single, and never runs it."""
     step1 = NVBFacePipeline(**{**pipe.components, "view_transformer": None})
     step1.set_progress_bar_config(disable=True)
     settings = {"num_inference_steps": STEPS, "latents": noise(2, 1), "output_type": "np", "guidance_scale": 2.0}
     restored = pipe.restore([picture(), picture(1)], **settings)
     assert restored.images.shape == (2, 1, SIDE, SIDE, 3)
-    assert restored.source_cameras is None
-    assert np.array_equal(step1([picture(), picture(1)], **settings).images, restored.images)
-    images, source_cameras = step1.restore(picture(), return_dict=False, **settings | {"latents": noise(2, 1)[:1]})
+    assert np.array_equal(step1.restore([picture(), picture(1)], **settings).images, restored.images)
+    (images,) = step1.restore(picture(), return_dict=False, **settings | {"latents": noise(2, 1)[:1]})
     assert difference(images, restored.images[0]) < 1e-5
-    assert source_cameras is None
     assert batches["build_volume"] == batches["project"] == []
     assert difference(views(pipe, [picture(), picture(1)], None, latents=noise(2, 1)), restored.images) > 1e-4
 
@@ -311,18 +309,78 @@ def test_a_checkpoint_brings_its_own_defaults(pipe, tmp_path):
     assert (pipe.num_timesteps, pipe.guidance_scale) == (50, 1.0)
 
 
-def test_guidance_formula(pipe):
+def test_guidance_formula():
     """Assert uncond + s (cond - uncond), where a UNet that returns 1 and its condition's mean shows which is which."""
     means = torch.tensor([3.0, 5.0])  # of the two views' features
 
-    def fake_forward(self, latents, timestep, states, return_dict=True):
+    def fake_forward(latents, timestep, states, return_dict):
         return ((1 + states.mean(dim=(1, 2)))[:, None, None, None].expand_as(latents),)
 
-    pipe.unet.forward = MethodType(fake_forward, pipe.unet)
-    pipe._guidance_scale = 4.0
     states = means[:, None, None].expand(2, 64, WIDTH)
-    prediction = pipe._predict(noise(2), torch.tensor(5), states, None)
+    prediction = guided_prediction(fake_forward, noise(2), torch.tensor(5), states, guidance_scale=4.0)
     assert torch.equal(prediction[:, 0, 0, 0], torch.tensor([1 + 4 * 3.0, 1 + 4 * 5.0]))
+
+
+# Conditioning
+
+
+def test_a_conditioning_stands_for_its_image(pipe, batches):
+    """Assert that calls with one give what the image gives, for a list too, and run neither encoder nor volume."""
+    for image in (picture(), [picture(), picture(1)]):
+        conditioning = pipe.encode(image, CAMERAS, STEPS)
+        expected = [views(pipe, image, generator=seeded(seed)) for seed in (0, 1)]
+        for sizes in batches.values():
+            sizes.clear()
+        for seed in (0, 1):
+            output = pipe(conditioning=conditioning, generator=seeded(seed), output_type="np")
+            assert np.array_equal(output.images, expected[seed])
+            assert torch.equal(output.source_cameras, conditioning.source_cameras)
+        assert batches["image_encoder"] == batches["build_volume"] == batches["project"] == []
+
+
+def test_a_conditioning_brings_its_steps(pipe):
+    """Assert shapes of its states and time steps, and as many steps in the call, whatever the scheduler's order."""
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    conditioning = pipe.encode([picture(), picture(1)], CAMERAS, num_inference_steps=4)
+    assert conditioning.encoder_hidden_states.shape == (4, 2, 3, 64, WIDTH)
+    assert torch.equal(conditioning.timesteps, pipe.scheduler.timesteps.unique())
+    views(pipe)  # which leaves the scheduler with others
+    pipe(conditioning=conditioning, output_type="latent")
+    assert pipe.num_timesteps == 2 * 4 - 1
+
+
+def test_a_conditioning_of_another_scheduler_is_refused(pipe, batches):
+    """Assert one line, before any model runs, where the time steps are no longer those it was made for."""
+    conditioning = pipe.encode(picture(), CAMERAS, STEPS)
+    batches["unet"].clear()
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="linspace")
+    with pytest.raises(ValueError, match="time steps of another scheduler: `encode` again"):
+        pipe(conditioning=conditioning)
+    assert batches["unet"] == []
+
+
+@pytest.mark.parametrize(
+    ("clashing", "message"),
+    [
+        ({"image": picture()}, "`image` and `conditioning` were given"),
+        ({"cameras": CAMERAS}, "`cameras` and `conditioning` were given"),
+        ({"num_inference_steps": STEPS, "source_cameras": CAMERAS[:1]}, "`num_inference_steps`, `source_cameras` and"),
+    ],
+)  # fmt: skip
+def test_what_a_conditioning_was_made_of_is_not_given_again(pipe, clashing, message):
+    """Assert one line that names all that clashes."""
+    conditioning = pipe.encode(picture(), CAMERAS, STEPS)
+    with pytest.raises(ValueError, match=message):
+        pipe(conditioning=conditioning, **clashing)
+
+
+def test_latents_and_generators_must_fit_a_conditioning(pipe):
+    """Assert that noise is checked against its images and views as against those of a call."""
+    conditioning = pipe.encode([picture(), picture(1)], CAMERAS, STEPS)
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 8, 8\) or \(2, 1, 4, 8, 8\) is accepted"):
+        pipe(conditioning=conditioning, latents=noise(1, 3))
+    with pytest.raises(ValueError, match="3 generators were given for 2 images"):
+        pipe(conditioning=conditioning, generator=[seeded()] * 3)
 
 
 # Callbacks, progress

@@ -25,8 +25,10 @@ CAMERAS = orbit_cameras(2, (-20, 30))
 
 def latents_of(pipe, image=ARRAY, cameras=CAMERAS, **kwargs):
     """The latents after two steps, the same for the same seed."""
-    generator = torch.Generator().manual_seed(0)
-    return pipe(image, cameras, num_inference_steps=2, generator=generator, output_type="latent", **kwargs).images
+    settings = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0), "output_type": "latent"}
+    if pipe.view_transformer is None:
+        return pipe.restore(image, **settings, **kwargs).images
+    return pipe(image, cameras, **settings, **kwargs).images
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +141,8 @@ BAD_CALLS = {
     "a folder": ({"image": Path(__file__).parent}, "tests': Pillow cannot decode it (["),
     "no image": ({"image": Path(__file__)}, "test_pipeline_inputs.py': Pillow cannot decode it"),
     "a number": ({"image": 7}, "An image is a int, but a PIL image, path, array or tensor is accepted"),
-    "nothing": ({"image": None}, "An image is a NoneType"),
+    "nothing": ({"image": None}, "`image` is missing: give one, or the `conditioning`"),
+    "nothing in a list": ({"image": [None]}, "An image is a NoneType"),
     "no images": ({"image": []}, "list of images is empty"),
     "no images in a batch": ({"image": ARRAY[None][:0]}, "list of images is empty"),
     "camera of 16": ({"cameras": CAMERAS[:, :16]}, "`cameras` has shape (2, 16), but its last dimension must be 25"),
@@ -188,13 +191,27 @@ def batch_counter(shared_pipe):
     hook.remove()
 
 
-@pytest.mark.parametrize("arguments", [{"cameras": CAMERAS}, {"source_cameras": CAMERAS[:1]}])
-def test_cameras_without_a_view_transformer_are_refused(shared_pipe, arguments):
-    """Assert that a pipeline which only restores does not leave cameras unread, nor does `restore`."""
+def test_views_without_a_view_transformer_are_refused():
+    """Assert that a pipeline which only restores says so, to whatever asks for views or their cameras."""
     step1 = tiny_pipeline(view_transformer=False)
-    for call in (step1, step1.restore, shared_pipe.restore):
-        with pytest.raises(ValueError, match="without a view transformer the input's own view is restored"):
-            call(ARRAY, **arguments)
+    for make in (step1, step1.encode, step1.predict_cameras):
+        with pytest.raises(ValueError, match="has no view transformer, so it makes no views: it can only `restore`"):
+            make(ARRAY)
+    assert len(step1.restore(ARRAY, num_inference_steps=1).images) == 1
+
+
+# Arguments that a restoration shares with a call are checked in the same words.
+RESTORABLE = {"image", "num_inference_steps", "generator", "view_batch_size", "output_type"}
+BAD_RESTORATIONS = [name for name, (arguments, _) in BAD_CALLS.items() if arguments.keys() <= RESTORABLE]
+
+
+@pytest.mark.parametrize("name", BAD_RESTORATIONS)
+def test_bad_restoration_is_refused(shared_pipe, batch_counter, name):
+    """Assert the line that a call gives, before any model runs."""
+    arguments, message = BAD_CALLS[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        shared_pipe.restore(**({"image": ARRAY} | arguments))
+    assert batch_counter == []
 
 
 BAD_COMPONENTS = {
@@ -203,19 +220,28 @@ BAD_COMPONENTS = {
     "unet": (lambda: tiny_unet(cross_attention_dim=20), "are 12 wide, but the UNet's cross-attention reads 20"),
     "vae": (lambda: tiny_vae(latent_channels=6), "latents have 6 channels, but the UNet takes 4"),
     "scheduler": (FlowMatchEulerDiscreteScheduler, "The scheduler predicts None, but one of"),
+    "view_transformer of another side": (
+        lambda: tiny_view_transformer(feature_size=4),
+        "feature maps have side 4, but the image encoder's have 8",
+    ),
+    **{
+        f"{name} missing": (lambda: None, f"`{name}` is None, but only `view_transformer` and `pixel_restorer` may be")
+        for name in ("image_encoder", "unet", "vae", "scheduler")
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_COMPONENTS)
 def test_component_that_does_not_fit_is_refused(pipe, name):
-    """Assert a ValueError for a wrong width, when a pipeline is made and when a component is replaced later."""
+    """Assert a ValueError for a wrong size or none, when a pipeline is made and when a component is replaced later."""
     make, message = BAD_COMPONENTS[name]
-    component = make()
+    component, name = make(), name.split()[0]
     with pytest.raises(ValueError, match=message):
         NVBFacePipeline(**{**pipe.components, name: component})
     pipe.register_modules(**{name: component})
-    with pytest.raises(ValueError, match=message):
-        pipe(ARRAY)
+    for call in (pipe, pipe.restore):
+        with pytest.raises(ValueError, match=message):
+            call(ARRAY)
 
 
 def test_unknown_prediction_type_is_refused(pipe):
@@ -244,8 +270,7 @@ def test_saved_pipeline_loads_bit_exact(tmp_path, diffusers_warnings, loader, vi
     loaded.set_progress_bar_config(disable=True)
     assert type(loaded) is NVBFacePipeline
     assert not any(model.training for model in (loaded.image_encoder, loaded.unet, loaded.vae))
-    cameras = CAMERAS if view_transformer else None
-    assert torch.equal(latents_of(loaded, cameras=cameras), latents_of(pipe, cameras=cameras))
+    assert torch.equal(latents_of(loaded), latents_of(pipe))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
     assert diffusers_warnings() == []
 

@@ -13,12 +13,14 @@ pipeline_loading_utils.LOADABLE_CLASSES.setdefault(
     "nvb_diffusers", {"ModelMixin": ["save_pretrained", "from_pretrained"]}
 )
 
+from .conditioning import Conditioning  # noqa: E402
 from .face_crop import read_face  # noqa: E402
 from .models.appearance import AppearanceModel  # noqa: E402
 from .models.image_encoder import TimeAwareImageEncoder  # noqa: E402
 from .models.pixel_restorer import PixelRestorer  # noqa: E402
 from .models.view_transformer import ViewTransformer3D  # noqa: E402
-from .pipeline_nvb_face import NVBFacePipeline, NVBFacePipelineOutput  # noqa: E402
+from .pipeline_nvb_face import NVBFacePipeline  # noqa: E402
+from .pipeline_output import NVBFacePipelineOutput, NVBFaceRestorationOutput  # noqa: E402
 
 # `DiffusionPipeline.from_pretrained` looks a pipeline's class up in diffusers itself.
 diffusers.NVBFacePipeline = NVBFacePipeline
@@ -28,9 +30,11 @@ DEFAULT_CHECKPOINT = str(Path(__file__).parent / "default_checkpoint")
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "AppearanceModel",
+    "Conditioning",
     "ModelMixin",
     "NVBFacePipeline",
     "NVBFacePipelineOutput",
+    "NVBFaceRestorationOutput",
     "PixelRestorer",
     "TimeAwareImageEncoder",
     "ViewTransformer3D",

@@ -1,4 +1,4 @@
-"""What the pipeline is given, read and checked: components, weights files, pictures and cameras."""
+"""What the pipeline is given, read and checked: components, weights files, images, cameras and noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin, UNet2DConditionModel
 from PIL import Image
 
-from .camera import camera_from_angles
+from .camera import camera_from_angles, check_camera_params
+from .conditioning import Conditioning
 from .data.images import load_photo
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -22,12 +23,16 @@ Cameras = torch.Tensor | np.ndarray | Sequence[Any]
 
 def check_components(
     image_encoder: ModelMixin,
-    view_transformer: ModelMixin | None,
     unet: UNet2DConditionModel,
     vae: ModelMixin,
     scheduler: SchedulerMixin,
+    view_transformer: ModelMixin | None,
 ) -> None:
-    """Raise a ValueError where widths do not fit, or where the scheduler's prediction type is unknown."""
+    """Raise a ValueError where one is missing, sizes do not fit, or the scheduler's prediction type is unknown."""
+    needed = {"image_encoder": image_encoder, "unet": unet, "vae": vae, "scheduler": scheduler}
+    for name, component in needed.items():
+        if component is None:
+            raise ValueError(f"`{name}` is None, but only `view_transformer` and `pixel_restorer` may be left out.")
     width = unet.config.cross_attention_dim
     if image_encoder.config.out_channels != width:
         raise ValueError(
@@ -39,6 +44,11 @@ def check_components(
             f"The view transformer's features are {view_transformer.config.in_channels} wide, but the UNet's "
             f"cross-attention reads {width}."
         )
+    if view_transformer is not None and view_transformer.config.feature_size != image_encoder.config.feature_size:
+        raise ValueError(
+            f"The view transformer's feature maps have side {view_transformer.config.feature_size}, but the image "
+            f"encoder's have {image_encoder.config.feature_size}."
+        )
     if vae.config.latent_channels != unet.config.in_channels:
         raise ValueError(
             f"The VAE's latents have {vae.config.latent_channels} channels, but the UNet takes "
@@ -49,17 +59,52 @@ def check_components(
         raise ValueError(f"The scheduler predicts {prediction_type!r}, but one of {PREDICTION_TYPES} is accepted.")
 
 
-def refuse_pickle(kwargs: dict[str, Any], weights_file: str | Path | None = None) -> None:
-    """Take `use_safetensors` out of `kwargs`; raise a ValueError where it is False or the file is of another kind."""
-    if kwargs.pop("use_safetensors", True) is False:
-        raise ValueError("`use_safetensors=False` was given, but only safetensors weights are loaded, never a pickle.")
-    if weights_file is not None and Path(weights_file).suffix != ".safetensors":
-        raise ValueError(f"{weights_file} is no .safetensors file, and a pickle is refused: convert it first.")
+def check_positive(name: str, value: int | None) -> None:
+    """Raise a ValueError where a number was given below 1."""
+    if value is not None and value < 1:
+        raise ValueError(f"`{name}` is {value}, but it must be at least 1.")
+
+
+def check_denoising(
+    num_views: tuple[int, int],
+    latent_shape: tuple[int, int, int],
+    generator: torch.Generator | list[torch.Generator] | None,
+    latents: torch.Tensor | None,
+    view_batch_size: int | None,
+    output_type: str,
+) -> None:
+    """Raise a ValueError for noise that does not fit (B, V) views with latents (C, h, w), and for unknown outputs."""
+    num_images = num_views[0]
+    if isinstance(generator, list) and len(generator) != num_images:
+        raise ValueError(f"{len(generator)} generators were given for {num_images} images, but one each is needed.")
+    accepted = dict.fromkeys(((*num_views, *latent_shape), (num_images, 1, *latent_shape)))
+    if latents is not None and tuple(latents.shape) not in accepted:
+        raise ValueError(
+            f"`latents` has shape {tuple(latents.shape)}, but {' or '.join(map(str, accepted))} is accepted."
+        )
+    check_positive("view_batch_size", view_batch_size)
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"`output_type` is {output_type!r}, but pil, np, pt or latent is accepted.")
+
+
+def check_names(callback_tensor_inputs: Sequence[str], known: Sequence[str]) -> None:
+    """Raise a ValueError for a tensor that no callback can be given."""
+    unknown = [name for name in callback_tensor_inputs if name not in known]
+    if unknown:
+        raise ValueError(f"Callbacks cannot be given {unknown}, but only {list(known)}.")
 
 
 def image_list(image: Any) -> list[ImageInput]:
-    """The pictures of a list, a tuple or a batch (B, ...); anything else is one picture, which is read later."""
+    """The images of a list, a tuple or a batch (B, ...); anything else is one image, which is read later.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if image is None:
+        raise ValueError("`image` is missing: give one, or the `conditioning` that `encode` made of one.")
     if isinstance(image, list | tuple) or (isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4):
+        if len(image) == 0:
+            raise ValueError("The list of images is empty, but at least one is needed.")
         return list(image)
     return [image]
 
@@ -115,3 +160,58 @@ def camera_tensor(cameras: Cameras, name: str) -> torch.Tensor:
         yaw_deg, pitch_deg = tensor.unbind(-1)
         return camera_from_angles(yaw_deg, pitch_deg)
     return tensor[None] if tensor.shape == (25,) else tensor
+
+
+def read_cameras(
+    cameras: Cameras | None, source_cameras: Cameras | None, num_images: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Cameras of the views (B, V, 25) and of the B images (B, 25), each None where it was not given.
+
+    Raises:
+        ValueError: a shape is another, or a camera is none.
+    """
+    targets = None if cameras is None else camera_tensor(cameras, "cameras")  # (V, 25) or (B, V, 25)
+    if targets is not None:
+        if targets.numel() == 0:
+            raise ValueError("`cameras` is empty, but at least one view is needed.")
+        if targets.ndim not in (2, 3) or (targets.ndim == 3 and len(targets) != num_images):
+            raise ValueError(
+                f"`cameras` has shape {tuple(targets.shape)}, but (V, 25), ({num_images}, V, 25) or a sequence of "
+                "(yaw, pitch) in degrees is accepted."
+            )
+        check_camera_params(targets, "cameras")
+        targets = targets.expand(num_images, -1, -1)
+    sources = None if source_cameras is None else camera_tensor(source_cameras, "source_cameras")
+    if sources is not None:
+        if sources.shape != (num_images, 25):
+            raise ValueError(f"`source_cameras` has shape {tuple(sources.shape)}, but ({num_images}, 25) is accepted.")
+        check_camera_params(sources, "source_cameras")
+    return targets, sources
+
+
+def count_views(
+    image: Any,
+    cameras: Cameras | None,
+    num_inference_steps: int | None,
+    source_cameras: Cameras | None,
+    conditioning: Conditioning | None,
+) -> tuple[int, int]:
+    """How many images B, and views of each V, a call is to make.
+
+    Raises:
+        ValueError: a shape is another, a camera is none, or the others were given with a conditioning made of them.
+    """
+    if conditioning is None:
+        num_images = len(image_list(image))
+        targets, _ = read_cameras(cameras, source_cameras, num_images)
+        return num_images, 1 if targets is None else targets.shape[1]
+    given = {
+        "image": image,
+        "cameras": cameras,
+        "num_inference_steps": num_inference_steps,
+        "source_cameras": source_cameras,
+    }
+    clashing = ", ".join(f"`{name}`" for name, value in given.items() if value is not None)
+    if clashing:
+        raise ValueError(f"{clashing} and `conditioning` were given, which was made with its own: leave out one.")
+    return conditioning.encoder_hidden_states.shape[1], conditioning.encoder_hidden_states.shape[2]

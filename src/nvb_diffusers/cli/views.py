@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ def run_views(args: argparse.Namespace) -> None:
 
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])
-        output: Any = pipe(source.image, cameras=cameras, **_call_options(args))
+        output = pipe(source.image, cameras=cameras, **_call_options(args))
         record = {
             "photo": photos[index].name,
             "seed": args.seed,
@@ -144,7 +144,7 @@ def run_orbit(args: argparse.Namespace) -> None:
     photo = list_photos(args.photo)[0]
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     pipe = _load(args, needs_views=True)
-    output: Any = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_options(args))
+    output = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_options(args))
     with replaced_file(args.out) as part:
         EXPORTERS[suffix](output.images + output.images[-2:0:-1], str(part), fps=args.fps)
     print(f"{args.out}: {len(cameras)} views, there and back")
@@ -159,7 +159,7 @@ def run_restore(args: argparse.Namespace) -> None:
 
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])
-        output: Any = pipe.restore(source.image, fidelity=args.fidelity, **_call_options(args))
+        output = pipe.restore(source.image, fidelity=args.fidelity, **_call_options(args))
         with replaced_file(files[index]) as part:
             output.images[0].save(part)
         print(files[index])

@@ -1,13 +1,12 @@
 """Whether the deviation of several samples tells where they are wrong."""
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers.uncertainty import sample_views
 
 BLOCK = 8  # pixels; single pixels of a deviation of few samples are mostly chance
 
@@ -46,17 +45,10 @@ def sample_honesty(
         num_inference_steps: of every sample; None for what suits the pipeline.
         seed: of the noise.
     """
-    generator = torch.Generator().manual_seed(seed)
-    output: Any = pipeline(
-        image,
-        cameras=cameras,
-        num_inference_steps=num_inference_steps,
-        generator=generator,
-        output_type="pt",
-        num_samples=num_samples,
-    )
-    mean = output.samples.float().cpu().mean(dim=0)  # (V, 3, S, S) in [0, 1]
-    return invented_honesty(output.deviation, (mean - (truths / 2 + 0.5)).abs().mean(dim=1))
+    conditioning = pipeline.encode(image, cameras, num_inference_steps)
+    views = sample_views(pipeline, conditioning, num_samples, generator=torch.Generator().manual_seed(seed))
+    mean = views.samples.mean(dim=0)  # (V, 3, S, S) in [0, 1]
+    return invented_honesty(views.deviation, (mean - (truths / 2 + 0.5)).abs().mean(dim=1))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -121,7 +121,7 @@ class OneStage(Method):
     def restore(self, image: Image.Image, seed: int) -> Image.Image:
         """The input's own view, restored."""
         generator = torch.Generator().manual_seed(seed)
-        output: Any = self.pipeline.restore(
+        output = self.pipeline.restore(
             image, fidelity=self.fidelity, num_inference_steps=self.num_inference_steps, generator=generator
         )
         return output.images[0]
@@ -129,7 +129,7 @@ class OneStage(Method):
     def views(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
         """Views at cameras (V, 25) without the restoration."""
         given = camera_from_angles(0, 0)[None] if self.constant_camera else None
-        output: Any = self.pipeline(
+        output = self.pipeline(
             image,
             cameras=cameras,
             source_cameras=given,

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 
 from nvb_diffusers import NVBFacePipeline
-from nvb_diffusers.camera import average_cameras
 from nvb_diffusers.data.images import to_images
 from nvb_diffusers.evaluation.metrics import resize_square
 from nvb_diffusers.face_crop import detect_faces
@@ -33,7 +32,6 @@ ARCFACE_POINTS = np.array(
 )
 MESH_SIDE, MESH_MARGIN = 192, 1.5  # pixels that mediapipe's mesh looks at, and their square over the face's
 DLIB_SIDE = 256
-NUM_TIMESTEPS = 5  # that a predicted camera is averaged over
 
 Network = TypeVar("Network")
 Comparator = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -204,12 +202,8 @@ class OwnPredictor:
 
     @torch.no_grad()
     def cameras(self, images: torch.Tensor) -> torch.Tensor:
-        """Cameras (N, 25) of images (N, 3, S, S), averaged over time steps as the pipeline does."""
-        self.pipeline.scheduler.set_timesteps(NUM_TIMESTEPS)
-        timesteps = self.pipeline.scheduler.timesteps.unique()
-        features = self.pipeline.encode_images(resize_square(images, self.side), timesteps)  # (T, N, C, 8, 8)
-        predicted = self.pipeline.view_transformer.predict_camera(features.flatten(0, 1))  # (T*N, 25)
-        return average_cameras(predicted.unflatten(0, features.shape[:2]))
+        """Cameras (N, 25) of images (N, 3, S, S), as the pipeline predicts them."""
+        return self.pipeline.predict_cameras((images / 2 + 0.5).clamp(0, 1))
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> np.ndarray:

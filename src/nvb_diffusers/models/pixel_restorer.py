@@ -89,3 +89,8 @@ class PixelRestorer(ModelMixin, ConfigMixin):
             hidden_states = block(hidden_states)
         restored = sample + F.pixel_shuffle(self.conv_out(hidden_states), patch_size)
         return PixelRestorerOutput(sample=restored) if return_dict else (restored,)
+
+    def restore(self, sample: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, S, S) in [-1, 1], the mean with what mirrored ones become: a mirrored face is a face."""
+        seen, mirrored = (self(images).sample for images in (sample, sample.flip(-1)))
+        return ((seen + mirrored.flip(-1)) / 2).clamp(-1, 1)

@@ -161,14 +161,15 @@ def shared_lines(one: Path, other: Path) -> float:
     return sum(line in set(longer) for line in shorter) / len(shorter)
 
 
-def typed_share() -> float:
-    """The share of lines of package, training scripts and benchmarks that mypy checks."""
+def untyped_share() -> float:
+    """The share of lines of package, training scripts and benchmarks that mypy does not check."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
     typed = [ROOT / folder for folder in settings["files"]]
     lines = {
         path: count_lines(path) for name in ("src", "training", "benchmarks") for path in (ROOT / name).rglob("*.py")
     }
-    return sum(n for path, n in lines.items() if any(path.is_relative_to(t) for t in typed)) / sum(lines.values())
+    unseen = [n for path, n in lines.items() if not any(path.is_relative_to(folder) for folder in typed)]
+    return sum(unseen) / sum(lines.values())
 
 
 def count_any() -> int:
@@ -193,7 +194,7 @@ def measures() -> Iterator[tuple[str, float, float | None, str]]:
         yield f"longest function of {name}", lines, None, function
     for one, other in itertools.combinations(sorted((ROOT / "training").glob("train_*.py")), 2):
         yield "shared lines (%)", round(100 * shared_lines(one, other)), 100 * MAX_SHARED, f"{one.stem}, {other.stem}"
-    yield "lines under mypy (%)", round(100 * typed_share(), 1), None, "src, training, benchmarks"
+    yield "lines outside of mypy (%)", round(100 * untyped_share(), 1), 0, "src, training, benchmarks"
     yield "`Any` in src", count_any(), None, ""
 
 

@@ -49,3 +49,8 @@ def test_a_limit_exceeded_is_said_and_ends_with_1(house, monkeypatch, capsys):
     monkeypatch.setattr(house, "contract_breaches", lambda graph: ["a imports b"])
     assert house.main() == 1
     assert capsys.readouterr().out.count("\n- ") == 2
+
+
+def test_the_house_is_in_order(house, capsys):
+    """Assert that nothing in the repository is above a limit or against the import contract."""
+    assert house.main() == 0, capsys.readouterr().out

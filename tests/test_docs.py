@@ -163,13 +163,16 @@ def test_documented_objects_exist(page):
         assert hasattr(importlib.import_module(parent), attribute) or importlib.util.find_spec(path)
 
 
-def test_the_drawing_shows_every_room():
-    """Assert that the drawing of the package names all that the package holds."""
-    drawing = blocks(ROOT / "docs/architecture.md", "text")[1]
+def test_the_drawing_shows_the_layers():
+    """Assert that the floors of the drawing are the layers that imports are held to, and name all that is there."""
+    house = load_script("house", "benchmarks")
     package = ROOT / "src/nvb_diffusers"
-    rooms = {path.parent.name if path.name == "__init__.py" else path.stem for path in package.glob("*.py")}
-    rooms |= {path.parent.name for path in package.glob("*/__init__.py")}
-    assert not {room for room in rooms if not re.search(rf"\b{room}\b", drawing)}
+    rooms = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
+    layers = [layer & rooms for layer in house.LAYERS if layer != {"__init__"}]
+    drawing = blocks(ROOT / "docs/architecture.md", "text")[1].split("┌─ nvb_diffusers")[1].split("└─")[0]
+    floors = [set(re.findall(r"^│  (\w+)", floor, re.MULTILINE)) for floor in drawing.split("├─")]
+    assert floors[::-1] == layers
+    assert rooms - set().union(*floors) == {"__init__"}
 
 
 def test_paths_within_sentences_exist():

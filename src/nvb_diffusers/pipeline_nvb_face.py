@@ -212,9 +212,9 @@ class NVBFacePipeline(SafetensorsPipeline):
     ) -> NVBFacePipelineOutput: ...
 
     @overload
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, torch.Tensor]: ...
+    def __call__(self, *args: Any, return_dict: Literal[False], **kwargs: Any) -> tuple[Any, torch.Tensor]: ...
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[misc]  # the tuple's overload leaves the other arguments out
     def __call__(
         self,
         image: Images | None = None,
@@ -306,9 +306,9 @@ class NVBFacePipeline(SafetensorsPipeline):
     ) -> NVBFaceRestorationOutput: ...
 
     @overload
-    def restore(self, *args: Any, **kwargs: Any) -> tuple[Any]: ...
+    def restore(self, *args: Any, return_dict: Literal[False], **kwargs: Any) -> tuple[Any]: ...
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[misc]  # the tuple's overload leaves the other arguments out
     def restore(
         self,
         image: Images,

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -16,7 +15,7 @@ from nvb_diffusers.loading import open_checkpoint
 from nvb_diffusers.models.unet import SD21_UNET_CONFIG
 
 # Of every Stable Diffusion 1 and 2: the defaults of AutoencoderKL are published, but for these.
-SD_VAE_CONFIG: dict[str, Any] = {
+SD_VAE_CONFIG: dict[str, object] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,

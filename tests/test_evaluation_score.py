@@ -12,9 +12,11 @@ from nvb_diffusers.cli import main
 from nvb_diffusers.data.images import to_pixel_values
 from nvb_diffusers.data.records import read_records, write_records
 from nvb_diffusers.evaluation import score
+from nvb_diffusers.evaluation.metrics import NIQE
 from nvb_diffusers.evaluation.networks import Networks
 from nvb_diffusers.evaluation.results import Entry, Summary
-from nvb_diffusers.evaluation.score import NIQE, read_scores, score_predictions, summary_table
+from nvb_diffusers.evaluation.score import read_scores, score_predictions
+from nvb_diffusers.evaluation.summaries import summary_table
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set, view_name
 
 FACES = 4

@@ -78,7 +78,8 @@ def run_make_set(args: argparse.Namespace) -> None:
 def run_score(args: argparse.Namespace) -> None:
     """`nvb-face eval score`."""
     from nvb_diffusers.evaluation.networks import find_networks
-    from nvb_diffusers.evaluation.score import score_predictions, summary_table
+    from nvb_diffusers.evaluation.score import score_predictions
+    from nvb_diffusers.evaluation.summaries import summary_table
 
     predictions = args.predictions.resolve()
     out = args.out or predictions.with_name(f"{predictions.name}-scores")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.data.images import to_images
-from nvb_diffusers.evaluation.metrics import resize_square
+from nvb_diffusers.evaluation.metrics import NIQE, resize_square
 from nvb_diffusers.face_crop import detect_faces
 
 INSIGHTFACE_WEIGHTS = Path.home() / ".insightface/models/buffalo_l/w600k_r50.onnx"
@@ -56,6 +56,12 @@ class Networks:
     not_run: dict[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
     """Of the camera predictor's weights."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of everything that is measured of one image, in the order of the table."""
+        poses = [*self.meshes, *self.cameras]
+        return ["PSNR", "SSIM", *self.comparators, *self.identities, *poses, *(f"asked {name}" for name in poses), NIQE]
 
 
 def find_networks(camera_predictor: str | None, arcface: str | Path | None = None) -> Networks:

@@ -17,7 +17,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,38 +25,27 @@ import torch
 from tqdm import tqdm
 
 from nvb_diffusers.camera import orbit_cameras
-from nvb_diffusers.data.images import load_photo, psnr, resized, to_pixel_values
+from nvb_diffusers.data.images import load_photo, psnr, to_pixel_values
 from nvb_diffusers.evaluation import consistency
-from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval, jackknife_interval
 from nvb_diffusers.evaluation.methods import ORBIT_YAW_DEG
 from nvb_diffusers.evaluation.metrics import (
+    NIQE,
     NaturalModel,
     camera_from_mesh,
-    describe,
     fit_mesh,
     fit_niqe,
-    frechet_distance,
     identity_cosine,
     niqe,
     pose_error,
     ssim,
 )
 from nvb_diffusers.evaluation.networks import Networks, Observer
-from nvb_diffusers.evaluation.results import (
-    CONSISTENCY,
-    NOVEL_VIEWS,
-    RESTORATION,
-    TASK_TITLES,
-    TASKS,
-    Entry,
-    Score,
-    Summary,
-)
-from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, file_hash, view_name
+from nvb_diffusers.evaluation.results import CONSISTENCY, NOVEL_VIEWS, RESTORATION, Score, Summary
+from nvb_diffusers.evaluation.summaries import summarize
+from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, file_hash, load_images, view_name
 from nvb_diffusers.files import read_json, write_json, write_whole
 from nvb_diffusers.warp import merge_depths
 
-NIQE = "NIQE (fitted on truths)"
 CACHED = ("dlib-ID", "POSE (mediapipe)")  # what is seen in the truths, by networks that never change
 Kept = dict[tuple[str, int | None, str], Score]
 """Scores by identity, view and sha256."""
@@ -92,7 +81,7 @@ def score_predictions(
     if out.resolve().is_relative_to(test_set.folder.resolve()):
         raise ValueError(f"{out} is inside the test set, which must stay as it is: give another folder (--out)")
     files = _list_predictions(test_set, predictions)
-    kept = _kept_rows(out, test_set, networks)
+    kept = _kept_scores(out, test_set, networks)
     references: References | None = None
     scores: list[Score] = []
     with (out / "scores.jsonl").open("a") as log:
@@ -112,7 +101,7 @@ def score_predictions(
             log.flush()
             scores += sorted(found, key=lambda score: -1 if score.view is None else score.view)
     write_whole(out / "scores.jsonl", "".join(map(_line, scores)))
-    summary = _summarize(test_set, predictions, files, scores, networks)
+    summary = summarize(test_set, predictions, files, scores, networks)
     write_json(out / "summary.json", summary.to_json())
     return summary
 
@@ -128,29 +117,6 @@ def read_scores(folder: str | Path) -> list[Score]:
             break
         scores.append(Score.from_json(values))
     return scores
-
-
-def summary_table(summary: Summary) -> str:
-    """A summary as Markdown."""
-    settings = summary.test_set
-    lines = [f"{settings.num_identities} identities of {settings.data} ({settings.split}), degraded with "
-             f"{settings.preset} (seed {settings.seed}), {settings.resolution} px."]  # fmt: skip
-    for task, title in TASK_TITLES.items():
-        entries = summary.tasks[task]
-        if not entries:
-            continue
-        missing = summary.missing.get(task, 0)
-        lines += ["", f"### {title}" + (f" ({missing} missing)" if missing else ""), ""]
-        lines += ["| measure | mean | 95 % interval | count | failures |", "| --- | --- | --- | --- | --- |"]
-        for name, entry in entries.items():
-            metric = describe(name)
-            mean, low, high = (
-                "-" if value is None else f"{value:.{metric.digits}f}" for value in (entry.mean, entry.low, entry.high)
-            )
-            unit = f" ({metric.unit}, {metric.better} is better)" if metric.unit else f" ({metric.better} is better)"
-            lines.append(f"| {name}{unit} | {mean} | {low} to {high} | {entry.count} | {entry.failures} |")
-    lines += ["", *(f"Not run: {name} ({reason})" for name, reason in summary.not_run.items())]
-    return "\n".join(lines).rstrip() + "\n"
 
 
 def _key(score: Score) -> tuple[str, int | None, str]:
@@ -177,11 +143,11 @@ def _list_predictions(test_set: TestSet, predictions: Path) -> dict[str, dict[in
     return files
 
 
-def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> Kept:
+def _kept_scores(out: Path, test_set: TestSet, networks: Networks) -> Kept:
     """Scores of an earlier run that still hold, if it was of the same set and through the same networks."""
     settings = {
         "set": file_hash(test_set.folder / "manifest.json"),
-        "measures": _columns(networks),
+        "measures": networks.columns,
         "camera_predictor": networks.fingerprint,
     }
     note = out / "settings.json"
@@ -192,13 +158,6 @@ def _kept_rows(out: Path, test_set: TestSet, networks: Networks) -> Kept:
     write_json(note, settings)
     write_whole(out / "scores.jsonl", "".join(map(_line, scores)))
     return {_key(score): score for score in scores}
-
-
-def _columns(networks: Networks) -> list[str]:
-    """Names of everything that is measured of an image, in the order of the table."""
-    poses = [*networks.meshes, *networks.cameras]
-    return ["PSNR", "SSIM", *networks.comparators, *networks.identities, *poses,
-            *(f"asked {name}" for name in poses), NIQE]  # fmt: skip
 
 
 def _references(test_set: TestSet, networks: Networks, progress: bool) -> References:
@@ -247,8 +206,8 @@ def _measure_views(
     """Scores of some images of one identity."""
     names = [view_name(identity.identity, view) for view in files]
     asked = torch.stack([_cameras_by_view(identity)[view] for view in files])  # (N, 25)
-    images = _load(files.values(), test_set.resolution)  # (N, 3, S, S)
-    truths = _load((test_set.folder / "truths" / name for name in names), test_set.resolution)
+    images = load_images(files.values(), test_set.resolution)  # (N, 3, S, S)
+    truths = load_images((test_set.folder / "truths" / name for name in names), test_set.resolution)
     columns: dict[str, list[float]] = {
         "PSNR": psnr(images, truths).tolist(),
         "SSIM": ssim(images, truths).tolist(),
@@ -265,7 +224,7 @@ def _measure_views(
         values: dict[str, float | None] = {column: entries[number] for column, entries in columns.items()}
         values |= _observe_face(images[number], names[number], asked[number], networks, references)
         task = RESTORATION if view == identity.source_view else NOVEL_VIEWS
-        ordered = {column: values[column] for column in _columns(networks) if column in values}
+        ordered = {column: values[column] for column in networks.columns if column in values}
         scores.append(Score(task, identity.identity, view, file_hash(path), ordered))
     return scores
 
@@ -308,83 +267,23 @@ def _measure_consistency(
         return [kept[name, None, digest]]
     cameras = _cameras_by_view(identity)
     values = consistency.score_identity(
-        _load((files[view] for view in views), test_set.resolution),
+        load_images((files[view] for view in views), test_set.resolution),
         torch.stack([depths[view] for view in views]),
         torch.stack([cameras[view] for view in views]),
-        _load((test_set.folder / "truths" / view_name(name, view) for view in views), test_set.resolution),
+        load_images((test_set.folder / "truths" / view_name(name, view) for view in views), test_set.resolution),
     )
     if len(frames) > 1:
         orbit = orbit_cameras(len(frames), ORBIT_YAW_DEG)
         known = torch.stack(list(depths.values())), torch.stack(list(cameras.values()))
         merged = merge_depths(*known, orbit, test_set.resolution)
-        values |= consistency.orbit_flicker(_load(frames, test_set.resolution), merged, orbit)
+        values |= consistency.orbit_flicker(load_images(frames, test_set.resolution), merged, orbit)
     seen: dict[str, float | None] = {column: value for column, value in values.items() if not math.isnan(value)}
     return [Score(CONSISTENCY, name, None, digest, seen)]
-
-
-def _summarize(
-    test_set: TestSet, predictions: Path, files: dict[str, dict[int, Path]], scores: Sequence[Score], networks: Networks
-) -> Summary:
-    wanted = {
-        NOVEL_VIEWS: len(test_set.identities) * test_set.settings.num_target_views,
-        RESTORATION: len(test_set.identities),
-    }
-    tasks: dict[str, dict[str, Entry]] = {}
-    for task in TASKS:
-        chosen = [score for score in scores if score.task == task]
-        columns = dict.fromkeys(column for score in chosen for column in score.values)
-        ordered = list(columns) if task == CONSISTENCY else sorted(columns, key=_columns(networks).index)
-        tasks[task] = {column: _summarize_column(chosen, column) for column in ordered}
-        if chosen and task != CONSISTENCY:
-            tasks[task] |= _frechet_entries(test_set, files, chosen, networks)
-    not_run = dict(networks.not_run)
-    if not tasks[CONSISTENCY]:
-        not_run[CONSISTENCY] = "the test set has no depth, or no identity has two views"
-    configuration = predictions / "configuration.json"
-    return Summary(
-        test_set=test_set.settings,
-        manifest=file_hash(test_set.folder / "manifest.json"),
-        configuration=read_json(configuration) if configuration.is_file() else None,
-        missing={task: count - sum(score.task == task for score in scores) for task, count in wanted.items()},
-        tasks=tasks,
-        not_run=not_run,
-    )
-
-
-def _summarize_column(scores: Sequence[Score], column: str) -> Entry:
-    asked = [(score.identity, score.values[column]) for score in scores if column in score.values]
-    found = [(identity, value) for identity, value in asked if value is not None]
-    interval = bootstrap_interval([value for _, value in found], [name for name, _ in found]) if found else None
-    return Entry.of(interval, len(found), len(asked) - len(found))
-
-
-def _frechet_entries(
-    test_set: TestSet, files: dict[str, dict[int, Path]], scores: Sequence[Score], networks: Networks
-) -> dict[str, Entry]:
-    """Distances between all images and all truths of a task, by measure."""
-    views = [(score.identity, score.view) for score in scores if score.view is not None]
-    entries = {}
-    for column, extract in networks.features.items():
-        images = extract(_load((files[identity][view] for identity, view in views), test_set.resolution))
-        names = [view_name(identity, view) for identity, view in views]
-        truths = extract(_load((test_set.folder / "truths" / name for name in names), test_set.resolution))
-        entries[column] = Entry.of(_frechet_interval(images, truths, [identity for identity, _ in views]), len(views))
-    return entries
-
-
-def _frechet_interval(features: np.ndarray, truths: np.ndarray, identities: Sequence[str]) -> Interval:
-    interval = jackknife_interval(lambda kept: frechet_distance(features[kept], truths[kept]), identities)
-    return replace(interval, low=max(interval.low, 0.0))
 
 
 def _cameras_by_view(identity: TestIdentity) -> dict[int, torch.Tensor]:
     """The camera (25,) of the source view and of each target."""
     return {identity.source_view: identity.source_camera, **{t.view: t.camera for t in identity.targets}}
-
-
-def _load(paths: Iterable[Path], resolution: int) -> torch.Tensor:
-    """Images (N, 3, S, S) in [-1, 1], at the set's resolution."""
-    return to_pixel_values([resized(load_photo(path), resolution) for path in paths])
 
 
 def _check_size(path: Path, resolution: int) -> None:

@@ -14,7 +14,7 @@ libraries that resize and degrade. Another preset or resolution leaves the choic
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from nvb_diffusers.data.degradation import PRESETS, DegradationParams, apply, draw_degradation
-from nvb_diffusers.data.images import load_photo, resized
+from nvb_diffusers.data.images import load_photo, resized, to_pixel_values
 from nvb_diffusers.data.records import read_records
 from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.files import read_json, replaced_folder
@@ -191,6 +191,11 @@ def load_test_set(folder: str | Path, verify: bool = True) -> TestSet:
         raise ValueError(f"{folder} is a test set of version {settings.version}, expected {VERSION}")
     lines = (folder / "records.jsonl").read_text().splitlines()
     return TestSet(folder, settings, tuple(_read_identity(json.loads(line)) for line in lines))
+
+
+def load_images(paths: Iterable[Path], resolution: int) -> torch.Tensor:
+    """Images (N, 3, S, S) in [-1, 1], at a set's resolution."""
+    return to_pixel_values([resized(load_photo(path), resolution) for path in paths])
 
 
 def file_hash(path: Path) -> str:

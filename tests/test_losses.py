@@ -6,7 +6,17 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
+from nvb_diffusers.training.adversary import PatchDiscriminator, UnitConv2d
+from nvb_diffusers.training.losses import (
+    camera_loss,
+    depth_gradient_loss,
+    depth_loss,
+    diffusion_loss,
+    diffusion_target,
+    feature_loss,
+    gradient_loss,
+    restoration_loss,
+)
 
 
 def make_scheduler(prediction_type="epsilon"):
@@ -88,3 +98,74 @@ def test_an_unknown_prediction_type_is_refused():
     scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(ValueError, match="'flow', expected epsilon, v_prediction or sample"):
         diffusion_target(scheduler, torch.zeros(1), torch.zeros(1), torch.zeros(1))
+
+
+def test_the_restoration_loss_counts_every_image_alike():
+    """Assert the mean of log(squared error + 1e-4): a tenth of the error is worth as much for each, to the floor."""
+    target = torch.zeros(2, 3, 4, 5)
+    errors = torch.tensor([0.5, 0.05])[:, None, None, None].expand_as(target)
+    expected = (math.log(0.25 + 1e-4) + math.log(0.0025 + 1e-4)) / 2
+    assert restoration_loss(errors, target).item() == pytest.approx(expected, rel=1e-5)
+    assert restoration_loss(target, target).item() == pytest.approx(math.log(1e-4), rel=1e-5)
+
+
+def test_depth_losses_by_hand():
+    """Assert errors within the mask alone, clamped at .15; a slope is an error of the gradients, an offset is none."""
+    true, mask = torch.full((2, 6, 7), 2.5), torch.zeros(2, 6, 7, dtype=torch.bool)
+    mask[:, 1:, :5] = True
+    offset = torch.where(mask, true + torch.tensor([0.1, 0.9])[:, None, None], true + 5)
+    assert depth_loss(offset, true, mask).item() == pytest.approx((0.1 + 0.15) / 2, rel=1e-4)
+    assert depth_gradient_loss(offset, true, mask).item() == pytest.approx(0, abs=1e-6)
+    slope = true + 0.01 * torch.arange(7)
+    # 25 pixels in the mask: at 1 pixel 20 pairs along x err by .01; at 4 pixels 5 pairs by .04, weighing a quarter
+    assert depth_gradient_loss(slope, true, mask).item() == pytest.approx(0.01 + 0.04 / 4, rel=1e-3)
+    assert depth_loss(true, true, torch.zeros_like(mask)).item() == 0
+
+
+def test_blur_pays_for_gradients():
+    """Assert that blur lowers the absolute error of a misplaced edge, and not by half its gradient error."""
+    places = torch.arange(32.0)
+    true, beside = ((places >= edge).float().expand(1, 3, 32, 32) for edge in (16, 20))
+    blurred = ((places - 12) / 8).clamp(0, 1).expand(1, 3, 32, 32)
+    assert (blurred - true).abs().mean() < (beside - true).abs().mean()
+    assert gradient_loss(true, true) == 0
+    assert gradient_loss(true + 0.3, true).item() == pytest.approx(0, abs=1e-5)
+    assert gradient_loss(blurred, true) > 0.5 * gradient_loss(beside, true)
+
+
+def test_the_adversary_judges_and_images_fool_it():
+    """Assert that each loss reaches its own side alone, that both fall, and that autocast changes little."""
+    torch.manual_seed(0)
+    judge = PatchDiscriminator((4, 6, 8))
+    made, true = (torch.rand(3, 3, 32, 32) - 1).requires_grad_(), torch.rand(3, 3, 32, 32)
+    fooling, judging = judge.losses(made, true)
+    fooling.backward(retain_graph=True)
+    assert made.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in judge.parameters())
+    made.grad = None
+    judging.backward()
+    assert made.grad is None
+    assert all(parameter.grad.abs().sum() > 0 for parameter in judge.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert judge.losses(made, true)[1].item() == pytest.approx(judging.item(), abs=0.05)
+
+    optimizer = torch.optim.Adam(judge.parameters(), 1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        judge.losses(made, true)[1].backward()
+        optimizer.step()
+    after, judged = judge.losses(made, true)
+    assert judged < 0.5 * judging
+    assert after > fooling  # what is seen through fools less
+
+
+def test_the_adversarys_inner_weights_have_norm_1():
+    """Assert that a convolution behaves as one whose weight, as a matrix, has spectral norm 1, whatever its scale."""
+    torch.manual_seed(0)
+    conv, sample = UnitConv2d(4, 5, kernel_size=4, stride=2, padding=1, bias=False), torch.randn(2, 4, 8, 8)
+    expected = conv.weight.detach() / torch.linalg.matrix_norm(conv.weight.detach().flatten(1), ord=2)
+    torch.testing.assert_close(conv(sample), torch.nn.functional.conv2d(sample, expected, stride=2, padding=1))
+    with torch.no_grad():
+        before = conv(sample)
+        conv.weight *= 7
+        torch.testing.assert_close(conv(sample), before)

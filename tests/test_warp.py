@@ -8,6 +8,7 @@ import torch
 from nvb_diffusers.camera import camera_from_angles, mirror_camera, pixel_centers, split_camera, unproject_points
 from nvb_diffusers.warp import (
     carry,
+    registered_truth,
     see_background,
     see_mirrored_surface,
     see_surface,
@@ -180,3 +181,57 @@ def test_carried_values_have_gradients():
     (carry(colors, seen.uv) * seen.visibility[:, :, None]).sum().backward()
     assert colors.grad[0, 0][mask > 0].mean() > 0.3
     assert colors.grad[0, 0][mask == 0].abs().mean() < 0.05
+
+
+REGISTRATION = ((0, 0), (25, 5), (-35, -5))  # of the source and two targets
+
+
+def registration(scene, read_depth):
+    """A scene read with some depth, carried to targets, and the truth registered to that.
+
+    Returns:
+        carried colors, truth, target (1, 2, 3, S, S), where it is registered and what is visible (1, 2, S, S).
+    """
+    source, *targets = (camera_from_angles(*angles) for angles in REGISTRATION)
+    targets = torch.stack(targets)[None]
+    depth, mask, colors = scene(source)
+    seen = see_surface(read_depth(depth)[None], mask[None], source[None], targets, SIDE)
+    true_depth, _, truth = (torch.stack(part)[None] for part in zip(*(scene(t) for t in targets[0]), strict=True))
+    target, sound = registered_truth(seen, truth, depth[None], source[None], true_depth, targets)
+    return carry(colors[None], seen.uv), truth, target, sound, seen.visibility > 0.99
+
+
+def test_truth_registered_to_an_exact_surface_is_the_truth():
+    """Assert that with exact depth and cameras nothing moves, and that nearly all that is seen is registered."""
+    _, truth, target, sound, visible = registration(ball, lambda depth: depth)
+    assert (sound & visible).sum() > 0.9 * visible.sum()
+    assert (target - truth).abs().mean(dim=2)[sound].mean() < 0.01
+    assert torch.equal(*(x.movedim(2, -1)[~sound] for x in (target, truth)))
+
+
+def test_truth_registered_to_a_misplaced_surface_is_what_was_carried():
+    """Assert that a depth which errs by 7 pixels is no error against the registered truth, but a large one else."""
+    carried, truth, target, sound, _ = registration(ball, lambda depth: depth - 0.1)
+    assert sound.sum() > 500
+    unregistered = (carried - truth).abs().mean(dim=2)[sound].mean()
+    assert (carried - target).abs().mean(dim=2)[sound].mean() < 0.1 * unregistered
+    assert unregistered > 0.2
+
+
+def test_what_the_true_target_hides_is_not_registered():
+    """Assert that the plane is registered beside a ball that was overlooked, and not where that hides it."""
+    middle = (0.15, 0.0, 0.3)
+
+    def scene(camera):
+        near_depth, near, near_colors = ball(camera, middle)
+        far_depth, far, far_colors = plane(camera)
+        return torch.where(near > 0, near_depth, far_depth), far, torch.where(near > 0, near_colors, far_colors)
+
+    source, *targets = (camera_from_angles(*angles) for angles in REGISTRATION)
+    _, _, _, sound, visible = registration(scene, lambda depth: plane(source)[0])
+    flat = see_surface(*(x[None] for x in plane(source)[:2]), source[None], torch.stack(targets)[None], SIDE)
+    of_plane = visible & (carry(ball(source, middle)[1][None, None], flat.uv)[:, :, 0] == 0)
+    hidden = torch.stack([ball(target, middle)[1] > 0 for target in targets])[None]
+    assert (of_plane & hidden).sum() > 300
+    assert sound[of_plane & hidden].float().mean() < 0.02
+    assert sound[of_plane & ~hidden].float().mean() > 0.9

@@ -29,6 +29,7 @@ NUM_STEPS = 32  # along a ray from the nearest to the furthest that the surface 
 NUM_FINE_STEPS, NUM_HALVINGS = 3, 4  # of a ray whose neighbors are known
 STEEPEST_SLOPE = 4.0  # of depth against the image plane, 76 degrees: what is steeper is an edge, or seen too obliquely
 DEPTH_TOLERANCE = 0.01  # world units; a face is about 0.3 wide
+HIDDEN_TOLERANCE = 0.02  # world units; what lies deeper than a true depth map by more is hidden in it
 EDGE_MARGIN = 1 / 128  # share of the picture's side that is left out along depth edges, where a pixel mixes two things
 UNKNOWN_MARGIN = 1 / 16  # share of the side around merged depths in which background cannot be told from head
 EMPTY_DEPTH = 100.0  # world units, where a depth map has no surface: behind everything
@@ -118,6 +119,47 @@ def carry(values: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
     grid = (2 * uv - 1).flatten(1, 2).to(values)  # (B, V*S, S, 2)
     sampled = F.grid_sample(values, grid, padding_mode="border", align_corners=False)  # (B, C, V*S, S)
     return sampled.unflatten(2, uv.shape[1:3]).movedim(2, 1)
+
+
+def registered_truth(
+    seen: SeenSurface,
+    truth: torch.Tensor,
+    depth: torch.Tensor,
+    source_cameras: torch.Tensor,
+    target_depth: torch.Tensor,
+    target_cameras: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """True views as they would be if the surface that was read were the true one.
+
+    The surface and the camera that are read of a photo err, so that carried pixels come to lie a little beside their
+    place. An error against the truth then pays for blur. Here the truth moves along: the source's pixel that was
+    carried to a target's pixel is followed, by the true depth and cameras, to where the target truly shows it.
+
+    Args:
+        seen: what the targets see of the surface that was read, of side S.
+        truth: (B, V, C, S, S), true views.
+        depth: (B, H, W), the true one of the sources; 0 behind everything.
+        source_cameras: (B, 25), the true ones.
+        target_depth: (B, V, H', W'), the true one of the targets.
+        target_cameras: (B, V, 25).
+
+    Returns:
+        (B, V, C, S, S), the truth where nothing was carried, or where the true target does not see what was; and
+        where it is registered (B, V, S, S).
+    """
+    points = unproject_depth(torch.where(depth > 0, depth, 1.0), source_cameras)[:, None]  # (B, 1, H*W, 3)
+    places = project_points(points, target_cameras).unflatten(2, depth.shape[1:])  # (B, V, H, W, 3)
+    present = (depth > 0).to(places)[:, None, ..., None].expand(*places.shape[:-1], 1)  # (B, V, H, W, 1)
+    maps = torch.cat([places, present], dim=-1).movedim(-1, 2).flatten(0, 1)  # (B*V, 4, H, W)
+    u, v, z, inside_head = carry(maps, seen.uv.flatten(0, 1)[:, None])[:, 0].unbind(dim=1)  # (B*V, S, S) each
+    uv = torch.stack([u, v], dim=-1)[:, None]  # (B*V, 1, S, S, 2), in the true targets
+    registered = carry(truth.flatten(0, 1), uv)[:, 0]  # (B*V, C, S, S)
+    shown = carry(target_depth.flatten(0, 1)[:, None], uv)[:, 0, 0]  # (B*V, S, S)
+    sound = (shown - z).abs() < HIDDEN_TOLERANCE
+    sound &= (inside_head > 0.99) & (seen.visibility.flatten(0, 1) > 0.5)
+    sound &= ((uv > 0) & (uv < 1)).all(dim=-1)[:, 0]
+    target = torch.where(sound[:, None], registered, truth.flatten(0, 1))
+    return target.unflatten(0, truth.shape[:2]), sound.unflatten(0, truth.shape[:2])
 
 
 def without_position(camera_params: torch.Tensor) -> torch.Tensor:

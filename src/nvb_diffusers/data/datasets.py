@@ -62,9 +62,14 @@ def read_record(records: datasets.Dataset | ShardedRecords, index: int) -> dict[
     return {**record, "image": image}
 
 
+def image_paths(records: datasets.Dataset) -> list[Path]:
+    """Where the images are."""
+    return [Path(image["path"]) for image in records["image"]]
+
+
 def file_names(records: datasets.Dataset) -> list[str]:
     """Where the images are, from the folder of their identity on."""
-    return ["/".join(Path(image["path"]).parts[-2:]) for image in records["image"]]
+    return ["/".join(path.parts[-2:]) for path in image_paths(records)]
 
 
 @dataclass(frozen=True)
@@ -210,12 +215,16 @@ class MultiViewFaceDataset(_CachedLatents, Dataset):
 
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
         """Sample of a key: the transform's values, V = 1 + targets, and `latents` (V, C, h, w) if they are cached."""
-        generator = sample_generator(key, self.transform.seed, VIEWS)
-        chosen = generator.permutation(self.views[key % len(self)])[: self.num_views].tolist()
+        chosen = self.chosen_views(key)
         sample = self.transform([read_record(self.records, index) for index in chosen], key)
         if self.latents is not None:
             sample["latents"] = _cached(self.latents, chosen, sample)
         return sample
+
+    def chosen_views(self, key: int) -> list[int]:
+        """The records that the sample of a key shows, the source view first."""
+        generator = sample_generator(key, self.transform.seed, VIEWS)
+        return generator.permutation(self.views[key % len(self)])[: self.num_views].tolist()
 
 
 def key_sampler(

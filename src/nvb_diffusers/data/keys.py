@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 # What is drawn for a sample comes from separate generators, so that one draw more leaves the others as they were.
-TIMESTEPS, NOISE, DROPPED, VIEWS, GIVEN = range(5)
+TIMESTEPS, NOISE, DROPPED, VIEWS, GIVEN, VARIED, RETURNED = range(7)
 
 HELD_OUT_KEY = 1 << 40  # about where the keys of validation samples begin: none of training's, the same in every run
 

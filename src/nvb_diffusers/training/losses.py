@@ -1,9 +1,12 @@
-"""The losses of both steps: diffusion (Eq. 2), features (Eq. 7) and camera (Eq. 8)."""
+"""The losses of both steps: diffusion (Eq. 2), features (Eq. 7) and camera (Eq. 8); the appearance model's are ours."""
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
+
+SQUARED_ERROR_FLOOR = 1e-4  # of images in [-1, 1]: 46 dB
+DEPTH_CLAMP, DEPTH_GRADIENT_CLAMP = 0.15, 0.03  # world units
 
 
 def diffusion_target(
@@ -63,3 +66,49 @@ def feature_loss(features: torch.Tensor, target_features: torch.Tensor, cosine_w
 def camera_loss(source_cameras: torch.Tensor, true_cameras: torch.Tensor) -> torch.Tensor:
     """Squared distance of predicted labels (B, 25) from the true ones, summed over the 25 numbers, a scalar (Eq. 8)."""
     return (source_cameras.float() - true_cameras.float()).square().sum(dim=-1).mean()
+
+
+def restoration_loss(pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean logarithm of the squared error of each image (N, 3, S, S), PSNR but for its factor, a scalar.
+
+    Every image counts alike, however degraded it was. Without the floor the clean ones, of nearly no error, would
+    outweigh all others, and a network would learn to do nothing.
+    """
+    squared_error = F.mse_loss(pixel_values.float(), target, reduction="none").mean(dim=(1, 2, 3))  # (N,)
+    return (squared_error + SQUARED_ERROR_FLOOR).log().mean()
+
+
+def depth_loss(depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Absolute error of depth maps (N, S, S) where `mask`, in world units, clamped against outliers, a scalar."""
+    return _masked_mean((depth - target).abs().clamp(max=DEPTH_CLAMP), mask).mean()
+
+
+def depth_gradient_loss(depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Error of the differences between depths (N, S, S) at 1 and 4 pixels where `mask`, clamped at edges, a scalar."""
+    total = depth.new_zeros(())
+    for step in (1, 4):
+        for dim in (-1, -2):
+            error = (_differences(depth, step, dim) - _differences(target, step, dim)).abs()
+            both = mask.narrow(dim, step, error.shape[dim]) & mask.narrow(dim, 0, error.shape[dim])
+            total = total + _masked_mean(error.clamp(max=DEPTH_GRADIENT_CLAMP * step**0.5), both).mean() / step
+    return total
+
+
+def gradient_loss(pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Error of the differences between pixels (N, 3, S, S) that are 1, 2 and 4 apart, which blur pays for, a scalar."""
+    total = pixel_values.new_zeros(())
+    for step in (1, 2, 4):
+        for dim in (-1, -2):
+            error = _differences(pixel_values, step, dim) - _differences(target, step, dim)
+            total = total + error.abs().mean() / step
+    return total
+
+
+def _differences(maps: torch.Tensor, step: int, dim: int) -> torch.Tensor:
+    length = maps.shape[dim] - step
+    return maps.narrow(dim, step, length) - maps.narrow(dim, 0, length)
+
+
+def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Means (N,) of values (N, H, W) where the mask is; 0 where it is nowhere."""
+    return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -488,7 +487,7 @@ def save_state(self, folder, real=Accelerator.save_state):
     real(self, folder)
     if "checkpoint-4" in folder:
         open(folder + "/optimizer.bin", "wb").write(b"half")
-        open(folder + "/../saving", "w").close()
+        open({marker!r}, "w").close()
         time.sleep(600)
 
 Accelerator.save_state = save_state
@@ -500,14 +499,17 @@ def test_kill_9_in_the_middle_of_a_save(place, tmp_path):
     """Assert that a run killed while it saves leaves whole checkpoints alone, and the same command goes on exactly."""
     extra = ["--checkpointing_steps", 2, "--max_train_steps", 6, "--resume_from_checkpoint", "latest"]
     words = arguments("restoration", place, tmp_path / "killed", *extra)
-    program = STOP_IN_SAVE.format(training=str(TRAINING), arguments=words)
+    marker = tmp_path / "saving"
+    program = STOP_IN_SAVE.format(training=str(TRAINING), arguments=words, marker=str(marker))
     with subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
-        while not (tmp_path / "killed/saving").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+        try:
+            while not marker.exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+        finally:
+            process.kill()
     names = os.listdir(tmp_path / "killed")
     assert "checkpoint-2" in names
     assert "checkpoint-4" not in names

@@ -33,8 +33,8 @@ MAX_SHARED = 0.4
 # Modules and sub-packages from the ground up: each may import from its own layer and from those below it.
 LAYERS: tuple[set[str], ...] = (
     {"camera", "files", "provenance"},
-    {"data", "warp", "face_crop", "conditioning", "denoising", "pipeline_files", "pipeline_output"},
-    {"models", "training", "pipeline_inputs"},
+    {"data", "warp", "face_crop", "conditioning", "denoising", "pipeline_files"},
+    {"models", "training", "pipeline_inputs", "pipeline_output"},
     {"pipeline_nvb_face"},
     {"__init__"},  # the public names; what stands above may import them from the package
     {"hub", "loading", "uncertainty", "heads"},

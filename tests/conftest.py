@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from nvb_diffusers import NVBFacePipeline, PixelRestorer, TimeAwareImageEncoder, ViewTransformer3D
+from nvb_diffusers import AppearanceModel, NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
 
 ROOT = Path(__file__).parents[1]
 RENDERED = "--identities 8 --views 4 --size 128 --split_sizes 0.3 0.3"  # the splits of `rendered_heads`
@@ -120,12 +120,25 @@ def tiny_scheduler(**kwargs) -> DDIMScheduler:
     return DDIMScheduler(**(config | kwargs))
 
 
-def tiny_pixel_restorer(**kwargs) -> PixelRestorer:
-    return PixelRestorer(**({"hidden_size": 6, "num_layers": 2} | kwargs))
+def tiny_appearance(**kwargs) -> AppearanceModel:
+    config = {
+        "sample_size": SIDE,
+        "restorer_hidden_size": 6,
+        "restorer_layers": 2,
+        "norm_num_groups": 4,
+        "reader_channels": (8, 12),
+        "fuser_channels": (8, 16),
+    }
+    model = AppearanceModel(**(config | kwargs))
+    # A new model reads no face and pastes: give all its layers an effect.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d) and not module.weight.any():
+            torch.nn.init.normal_(module.weight, std=0.05)
+    return model
 
 
 def tiny_pipeline(
-    seed: int = 0, view_transformer: bool = True, pixel_restorer: bool = False, **encoder_kwargs
+    seed: int = 0, view_transformer: bool = True, appearance: bool = False, **encoder_kwargs
 ) -> NVBFacePipeline:
     """A pipeline of random weights, the same for the same seed, in eval mode as a loaded one is."""
     torch.manual_seed(seed)
@@ -135,7 +148,7 @@ def tiny_pipeline(
         vae=tiny_vae().eval(),
         scheduler=tiny_scheduler(),
         view_transformer=tiny_view_transformer().eval() if view_transformer else None,
-        pixel_restorer=tiny_pixel_restorer().eval() if pixel_restorer else None,
+        appearance=tiny_appearance().eval() if appearance else None,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

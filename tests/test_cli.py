@@ -134,7 +134,7 @@ def test_restore_writes_one_picture(run, face, tmp_path):
 
 def test_fidelity_reaches_the_pipeline(run, face, tmp_path):
     """Assert that what is asked of a restoration changes it, and one line where the pipeline cannot give it."""
-    tiny_pipeline(pixel_restorer=True).save_pretrained(tmp_path / "faithful")
+    tiny_pipeline(appearance=True).save_pretrained(tmp_path / "faithful")
     options = ["--aligned", "--checkpoint", tmp_path / "faithful", "--steps", 1]
     for fidelity in (0, 1):
         words = [*options, "--fidelity", fidelity, "--out", tmp_path / str(fidelity)]
@@ -142,7 +142,7 @@ def test_fidelity_reaches_the_pipeline(run, face, tmp_path):
     assert (tmp_path / "0/face.png").read_bytes() != (tmp_path / "1/face.png").read_bytes()
     status, _, errors = run("restore", face, "--aligned", "--fidelity", 0.5, "--out", tmp_path / "o")
     assert status == 2
-    assert "a pipeline with a pixel restorer" in errors[-1]
+    assert "a pipeline with an appearance model" in errors[-1]
 
 
 def test_degrade_can_be_replayed_from_its_json(run, face, tmp_path):
@@ -203,7 +203,7 @@ def test_gflop_of_a_matrix_product_and_of_twice_the_views():
     assert list(gflop) == ["encoder pass", "source", "volume", "view", "UNet step", "decoding"]
     assert min(gflop.values()) > 0
     assert "view" not in passes_gflop(tiny_pipeline(view_transformer=False))
-    assert passes_gflop(tiny_pipeline(pixel_restorer=True))["pixel restorer"] > 0
+    assert passes_gflop(tiny_pipeline(appearance=True))["fusion"] > 0
 
 
 @pytest.mark.parametrize(

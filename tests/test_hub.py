@@ -25,7 +25,7 @@ CODE = {
     "pipeline_nvb_face.py",
     "image_encoder/image_encoder.py",
     "view_transformer/view_transformer.py",
-    "pixel_restorer/pixel_restorer.py",
+    "appearance/appearance.py",
 }
 
 # Runs first where a process must not see the package, as if it were not installed.
@@ -150,7 +150,7 @@ def published(hub, tmp_path_factory):
     """A pipeline published to `me/face` by another process: its work folder, report and the views to expect."""
     work = tmp_path_factory.mktemp("published")
     (work / "card.md").write_text(CARD, encoding="utf-8")
-    pipeline = tiny_pipeline(pixel_restorer=True)
+    pipeline = tiny_pipeline(appearance=True)
     for folder in ("saved", "pickle"):
         pipeline.save_pretrained(work / folder)
     (work / "pickle/unet/diffusion_pytorch_model.safetensors").unlink()
@@ -175,7 +175,7 @@ def test_main_holds_data_only(hub, published):
     assert "unet/diffusion_pytorch_model.safetensors.index.json" not in files
     assert "pictures/a.svg" in files
     assert {path.split("/")[0] for path in files if path.endswith(".safetensors")} == {
-        "image_encoder", "view_transformer", "unet", "vae", "pixel_restorer"
+        "image_encoder", "view_transformer", "unet", "vae", "appearance"
     }  # fmt: skip
     assert json.loads(files["model_index.json"])["_class_name"] == "NVBFacePipeline"
 
@@ -197,7 +197,7 @@ def test_component_that_is_gone_is_removed(hub, published):
     """Assert that a step 1 pipeline, published over one with a view transformer, leaves none of its files."""
     for revision in ("main", "remote-code"):
         folders = {path.split("/")[0] for path in hub.files("me/pushed", revision) if "/" in path}
-        assert folders == {"image_encoder", "unet", "vae", "scheduler", "pixel_restorer"}
+        assert folders == {"image_encoder", "unet", "vae", "scheduler", "appearance"}
 
 
 def test_card_is_kept_or_written(hub, published):
@@ -283,7 +283,7 @@ def test_bad_card_is_refused(card, words):
 @pytest.mark.parametrize("view_transformer", [True, False])
 def test_exported_code_stands_alone(tmp_path, view_transformer):
     """Assert that exported files import no sibling, define no name twice, and are named by the index."""
-    export_remote_code(tiny_pipeline(view_transformer=view_transformer, pixel_restorer=True), tmp_path)
+    export_remote_code(tiny_pipeline(view_transformer=view_transformer, appearance=True), tmp_path)
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py")}
     assert files == {path for path in CODE if view_transformer or not path.startswith("view")}
     index = json.loads((tmp_path / "model_index.json").read_text())

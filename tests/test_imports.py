@@ -26,7 +26,7 @@ REMOTE_CODE = {  # these files also run where our package is not installed: the 
     "denoising.py": set(),
     "pipeline_files.py": set(),
     "pipeline_inputs.py": {"nvb_diffusers.camera", "nvb_diffusers.conditioning", "nvb_diffusers.data.images"},
-    "pipeline_output.py": set(),
+    "pipeline_output.py": {"nvb_diffusers.conditioning", "nvb_diffusers.pipeline_inputs"},
     "pipeline_nvb_face.py": {
         f"nvb_diffusers.{name}"
         for name in ("conditioning", "denoising", "pipeline_files", "pipeline_inputs", "pipeline_output")

@@ -225,7 +225,7 @@ BAD_COMPONENTS = {
         "feature maps have side 4, but the image encoder's have 8",
     ),
     **{
-        f"{name} missing": (lambda: None, f"`{name}` is None, but only `view_transformer` and `pixel_restorer` may be")
+        f"{name} missing": (lambda: None, f"`{name}` is None, but only `view_transformer` and `appearance` may be")
         for name in ("image_encoder", "unet", "vae", "scheduler")
     },
 }  # fmt: skip

@@ -97,22 +97,29 @@ def turns_of(fetched):
 
 def test_models_run_one_after_another():
     """Assert that with CPU offload each model is fetched in its turn of `model_cpu_offload_seq`, and only then."""
-    pipe = tiny_pipeline(pixel_restorer=True)
+    pipe = tiny_pipeline(appearance=True)
     in_turn = pipe.model_cpu_offload_seq.split("->")
     settings = {"num_inference_steps": 3, "guidance_scale": 2.0, "cameras": CAMERAS[:1], "view_batch_size": 1}
     expected = views(pipe, **settings)
     fetched = note_fetches(pipe)
     assert np.array_equal(views(pipe, **settings), expected)
-    assert turns_of(fetched) == in_turn[:-1]
+    # The appearance model reads the photo before the UNet runs, and fuses after decoding.
+    assert turns_of(fetched) == [*in_turn[:2], "appearance", *in_turn[2:]]
     # All steps' conditioning, one by one here, belongs to one turn of encoder and view transformer.
     counts = {name: fetched.count(name) for name in fetched}
-    assert counts == {"image_encoder": 3, "view_transformer": 3 + 3 + 3 + 3, "unet": 3, "vae": 1}
+    assert counts == {
+        "image_encoder": 3,
+        "view_transformer": 3 + 3 + 3 + 3,
+        "unet": 3,
+        "vae": 1,
+        "appearance": 3,
+    }  # read, restore, fuse
     fetched = note_fetches(pipe)
     pipe.restore(picture(), num_inference_steps=3, fidelity=0.5)
     assert turns_of(fetched) == [name for name in in_turn if name != "view_transformer"]
     fetched = note_fetches(pipe)
     pipe.restore(picture(), num_inference_steps=3)
-    assert turns_of(fetched) == ["pixel_restorer"]
+    assert turns_of(fetched) == ["appearance"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from nvb_diffusers.training.options import add_run_arguments
 from nvb_diffusers.training.run import Run, one_line_errors, slow_bf16_note
 
-SCRIPTS = [load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view", "pixel_restorer")]
+SCRIPTS = [load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view")]
 
 
 class Samples(Dataset):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ from conftest import (
     ROOT,
     load_script,
     tiny_encoder,
-    tiny_pixel_restorer,
     tiny_scheduler,
     tiny_unet,
     tiny_vae,
@@ -34,9 +34,7 @@ from nvb_diffusers.training.backbone import load_unet
 from nvb_diffusers.training.checkpoints import list_checkpoints
 
 TRAINING = ROOT / "training"
-SCRIPTS = {
-    name: load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view", "pixel_restorer")
-}
+SCRIPTS = {name: load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view")}
 prepare_shards = load_script("prepare_shards")
 STEPS = ["restoration", "novel_view"]
 
@@ -64,7 +62,6 @@ def place(tmp_path_factory):
     write_config(folder / "unet.json", tiny_unet())
     write_config(folder / "encoder.json", tiny_encoder())
     write_config(folder / "transformer.json", tiny_view_transformer())
-    write_config(folder / "restorer.json", tiny_pixel_restorer())
     vae = {
         "latent_channels": 4,
         "encoder_block_types": "ResBlock",
@@ -102,12 +99,6 @@ def arguments(script, place, output, *extra):
             "--view_transformer_config": place.folder / "transformer.json",
             "--num_target_views": 1,
             "--num_validation_samples": 1,
-        },
-        "pixel_restorer": {
-            "--pretrained_model_name_or_path": place.step1,
-            "--pixel_restorer_config": place.folder / "restorer.json",
-            "--num_validation_samples": 2,
-            "--lr_scheduler": "constant_with_warmup",
         },
     }[script]
     degradation = [] if script == "autoencoder" else ["--degradation", "mild", "medium"]
@@ -163,14 +154,13 @@ def test_the_loss_falls(script, place, tmp_path):
         "autoencoder": (20, 1e-2),
         "restoration": (24, 1e-2),
         "novel_view": (12, 3e-3),
-        "pixel_restorer": (60, 1e-2),
     }
     more = more[script]
     extra = ["--max_train_steps", more[0], "--learning_rate", more[1]]
     assert run(script, place, tmp_path / "run", *extra) == 0
     losses = curve(tmp_path / "run")
     quarter = len(losses) // 4
-    factor = {"autoencoder": 0.8, "restoration": 0.97, "novel_view": 0.9, "pixel_restorer": 0.8}[script]
+    factor = {"autoencoder": 0.8, "restoration": 0.97, "novel_view": 0.9}[script]
     assert sum(losses[-quarter:]) < factor * sum(losses[:quarter])
     line = json.loads((tmp_path / "run/curve.jsonl").read_text().splitlines()[0])
     if script == "novel_view":
@@ -262,20 +252,6 @@ def test_a_dropped_view_is_painted_without_features(place, tmp_path):
     assert losses[1.0][0] == pytest.approx(losses[1.0][1], rel=1e-6)  # at other places of one batch
     assert losses[0.0][0] != pytest.approx(losses[0.0][1], rel=1e-6)
     assert held_out[0.0] == held_out[1.0]
-
-
-def test_a_pixel_restorer_is_added_and_gone_on_with(place, tmp_path):
-    """Assert that nothing else of the pipeline moves, and that a run without a shape starts from the one there is."""
-    assert run("pixel_restorer", place, tmp_path / "run", "--learning_rate", 1e-2) == 0
-    before, after = (NVBFacePipeline.from_pretrained(path) for path in (place.step1, tmp_path / "run/pipeline"))
-    for name in ("image_encoder", "unet", "vae"):
-        assert_equal(getattr(before, name).state_dict(), getattr(after, name).state_dict())
-    words = arguments("pixel_restorer", place, tmp_path / "on", "--learning_rate", 0, "--max_train_steps", 1)
-    shape = words.index("--pixel_restorer_config")
-    words[shape : shape + 2] = ["--pretrained_model_name_or_path", str(tmp_path / "run/pipeline")]
-    assert SCRIPTS["pixel_restorer"].main(words) == 0
-    gone_on = NVBFacePipeline.from_pretrained(tmp_path / "on/pipeline")
-    assert_equal(gone_on.pixel_restorer.state_dict(), after.pixel_restorer.state_dict())
 
 
 def test_decoder_only_keeps_the_latents(place, tmp_path, capsys):
@@ -441,7 +417,7 @@ def test_the_default_tracker_takes_the_options(place, tmp_path):
 
 def test_publishing(place, tmp_path, monkeypatch):
     """Assert that the finished pipeline is published under the name given."""
-    for script in [*STEPS, "pixel_restorer"]:
+    for script in STEPS:
         published = []
         monkeypatch.setattr(
             SCRIPTS[script], "publish", lambda pipeline, name, to=published: to.append((pipeline, name))
@@ -471,7 +447,6 @@ def test_a_resumed_run_is_the_same_run(script, place, tmp_path):
     final = {
         "autoencoder": "vae",
         "novel_view": "pipeline/view_transformer",
-        "pixel_restorer": "pipeline/pixel_restorer",
     }
     final = f"{final.get(script, 'pipeline/image_encoder')}/diffusion_pytorch_model.safetensors"
     assert_equal(load_file(tmp_path / "parts" / final), load_file(tmp_path / "whole" / final))
@@ -487,7 +462,7 @@ def save_state(self, folder, real=Accelerator.save_state):
     real(self, folder)
     if "checkpoint-4" in folder:
         open(folder + "/optimizer.bin", "wb").write(b"half")
-        open({marker!r}, "w").close()
+        open(folder + "/../saving", "w").close()
         time.sleep(600)
 
 Accelerator.save_state = save_state
@@ -499,17 +474,14 @@ def test_kill_9_in_the_middle_of_a_save(place, tmp_path):
     """Assert that a run killed while it saves leaves whole checkpoints alone, and the same command goes on exactly."""
     extra = ["--checkpointing_steps", 2, "--max_train_steps", 6, "--resume_from_checkpoint", "latest"]
     words = arguments("restoration", place, tmp_path / "killed", *extra)
-    marker = tmp_path / "saving"
-    program = STOP_IN_SAVE.format(training=str(TRAINING), arguments=words, marker=str(marker))
+    program = STOP_IN_SAVE.format(training=str(TRAINING), arguments=words)
     with subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
-        try:
-            while not marker.exists():
-                assert process.poll() is None
-                time.sleep(0.05)
-        finally:
-            process.kill()
+        while not (tmp_path / "killed/saving").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
     names = os.listdir(tmp_path / "killed")
     assert "checkpoint-2" in names
     assert "checkpoint-4" not in names

@@ -17,7 +17,6 @@ from .conditioning import Conditioning  # noqa: E402
 from .face_crop import read_face  # noqa: E402
 from .models.appearance import AppearanceModel  # noqa: E402
 from .models.image_encoder import TimeAwareImageEncoder  # noqa: E402
-from .models.pixel_restorer import PixelRestorer  # noqa: E402
 from .models.view_transformer import ViewTransformer3D  # noqa: E402
 from .pipeline_nvb_face import NVBFacePipeline  # noqa: E402
 from .pipeline_output import NVBFacePipelineOutput, NVBFaceRestorationOutput  # noqa: E402
@@ -35,7 +34,6 @@ __all__ = [
     "NVBFacePipeline",
     "NVBFacePipelineOutput",
     "NVBFaceRestorationOutput",
-    "PixelRestorer",
     "TimeAwareImageEncoder",
     "ViewTransformer3D",
     "read_face",

@@ -19,6 +19,8 @@ class Conditioning:
         timesteps: (T,), all different, the smallest first.
         num_inference_steps: the denoising steps that they belong to.
         source_cameras: (B, 25), the camera of each input, as predicted or as given.
+        surface: what the appearance model read of the photos, a `PhotoSurface`; None without that model.
+        layers: the photos' pixels as each view's camera sees them, `PhotoLayers`; None without that model.
         is_batch: whether several images were given, so that the views come as a list for each.
     """
 
@@ -26,6 +28,8 @@ class Conditioning:
     timesteps: torch.Tensor
     num_inference_steps: int
     source_cameras: torch.Tensor
+    surface: tuple[torch.Tensor, ...] | None
+    layers: tuple[torch.Tensor, ...] | None
     is_batch: bool
 
 

@@ -239,8 +239,7 @@ def read_face(
         ValueError: the photo cannot be read, or shows no such face.
     """
     image = load_photo(photo, MAX_PHOTO_PIXELS)
-    size = pipe.image_encoder.config.sample_size
-    return crop_face(image, size, face=face, keep_roll=keep_roll, model_path=model_path).image
+    return crop_face(image, pipe.sample_size, face=face, keep_roll=keep_roll, model_path=model_path).image
 
 
 def _warp(image: Image.Image, affine: np.ndarray, size: int) -> Image.Image:

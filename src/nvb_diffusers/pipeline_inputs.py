@@ -15,10 +15,12 @@ from .conditioning import Conditioning
 from .data.images import load_photo
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+FIDELITY = 1.0  # of a restoration where there is an appearance model
 SMALLEST_SIDE = 8  # pixels; below it a picture holds no face
 
 ImageInput = Image.Image | str | Path | np.ndarray | torch.Tensor
 Cameras = torch.Tensor | np.ndarray | Sequence[Any]
+Background = str | tuple[float, float, float]
 
 
 def check_components(
@@ -32,7 +34,7 @@ def check_components(
     needed = {"image_encoder": image_encoder, "unet": unet, "vae": vae, "scheduler": scheduler}
     for name, component in needed.items():
         if component is None:
-            raise ValueError(f"`{name}` is None, but only `view_transformer` and `pixel_restorer` may be left out.")
+            raise ValueError(f"`{name}` is None, but only `view_transformer` and `appearance` may be left out.")
     width = unet.config.cross_attention_dim
     if image_encoder.config.out_channels != width:
         raise ValueError(
@@ -215,3 +217,28 @@ def count_views(
     if clashing:
         raise ValueError(f"{clashing} and `conditioning` were given, which was made with its own: leave out one.")
     return conditioning.encoder_hidden_states.shape[1], conditioning.encoder_hidden_states.shape[2]
+
+
+def check_background(background: Background, possible: bool) -> None:
+    """Raise a ValueError unless it is turn, photo or three numbers from 0 to 1, or where only turn is possible."""
+    if isinstance(background, str):
+        accepted = background in ("turn", "photo")
+    else:
+        accepted = len(background) == 3 and all(0 <= part <= 1 for part in background)
+    if not accepted:
+        raise ValueError(f"`background` is {background!r}, but turn, photo or (r, g, b) from 0 to 1 is accepted.")
+    if background != "turn" and not possible:
+        raise ValueError(f"`background` is {background!r}, but a pipeline without an appearance model has only turn.")
+
+
+def read_fidelity(fidelity: float | None, possible: bool) -> float:
+    """The fidelity of a restoration, unasked `FIDELITY` where one is possible; a ValueError for any other number."""
+    if fidelity is None:
+        return FIDELITY if possible else 0.0
+    if not 0 <= fidelity <= 1:
+        raise ValueError(f"`fidelity` is {fidelity}, but 0 to 1 is accepted.")
+    if fidelity > 0 and not possible:
+        raise ValueError(
+            f"`fidelity` is {fidelity}, but only images of a pipeline with an appearance model have one: leave it out."
+        )
+    return float(fidelity)

@@ -12,8 +12,10 @@ from .conditioning import Conditioning, encode_images, encode_views, mean_camera
 from .denoising import extra_step_kwargs, guided_prediction
 from .pipeline_files import SafetensorsPipeline
 from .pipeline_inputs import (
+    Background,
     Cameras,
     ImageInput,
+    check_background,
     check_components,
     check_denoising,
     check_names,
@@ -21,12 +23,12 @@ from .pipeline_inputs import (
     count_views,
     image_list,
     read_cameras,
+    read_fidelity,
     read_image,
 )
-from .pipeline_output import NVBFacePipelineOutput, NVBFaceRestorationOutput, by_image
+from .pipeline_output import NVBFacePipelineOutput, NVBFaceRestorationOutput, at_size, by_image, fuse_views
 
 NUM_INFERENCE_STEPS = 50  # the paper's, where the checkpoint has no better
-FIDELITY = 1.0  # of a restoration where there is a pixel restorer
 
 Images = ImageInput | Sequence[ImageInput]
 Generators = torch.Generator | list[torch.Generator] | None
@@ -43,8 +45,8 @@ class NVBFacePipeline(SafetensorsPipeline):
         scheduler: any of diffusers' schedulers for epsilon, v or sample prediction.
         view_transformer: lifts features into a volume and projects it to cameras (`ViewTransformer3D`, Eq. 3-6);
             without it the pipeline can only `restore` (step 1).
-        pixel_restorer: restores what the photo does show (`PixelRestorer`), for `fidelity`; without it restorations are
-            the UNet's alone.
+        appearance: carries the photo's own pixels to the views, and restores them (`AppearanceModel`, ours); without it
+            the pipeline is the paper's system, and restorations are the UNet's alone.
         default_num_inference_steps: denoising steps that suit these weights, for calls that ask for none.
         default_guidance_scale: the same for the guidance scale.
 
@@ -53,8 +55,8 @@ class NVBFacePipeline(SafetensorsPipeline):
             epsilon, v_prediction and sample.
     """
 
-    model_cpu_offload_seq = "image_encoder->view_transformer->unet->vae->pixel_restorer"
-    _optional_components: ClassVar[list[str]] = ["view_transformer", "pixel_restorer"]
+    model_cpu_offload_seq = "image_encoder->view_transformer->unet->vae->appearance"
+    _optional_components: ClassVar[list[str]] = ["view_transformer", "appearance"]
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "encoder_hidden_states"]
 
     def __init__(
@@ -64,7 +66,7 @@ class NVBFacePipeline(SafetensorsPipeline):
         vae: ModelMixin,
         scheduler: SchedulerMixin,
         view_transformer: ModelMixin | None = None,
-        pixel_restorer: ModelMixin | None = None,
+        appearance: ModelMixin | None = None,
         default_num_inference_steps: int | None = None,
         default_guidance_scale: float | None = None,
     ) -> None:
@@ -76,7 +78,7 @@ class NVBFacePipeline(SafetensorsPipeline):
             vae=vae,
             scheduler=scheduler,
             view_transformer=view_transformer,
-            pixel_restorer=pixel_restorer,
+            appearance=appearance,
         )
         self.register_to_config(
             default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
@@ -88,6 +90,12 @@ class NVBFacePipeline(SafetensorsPipeline):
         check_components(self.image_encoder, self.unet, self.vae, self.scheduler, self.view_transformer)
         if for_views and self.view_transformer is None:
             raise ValueError("The pipeline has no view transformer, so it makes no views: it can only `restore`.")
+
+    @property
+    def sample_size(self) -> int:
+        """Side in pixels of the images that calls make, at which a face crop loses nothing."""
+        sized = self.image_encoder if self.appearance is None else self.appearance
+        return int(sized.config.sample_size)
 
     @property
     def _latent_shape(self) -> tuple[int, int, int]:
@@ -124,11 +132,17 @@ class NVBFacePipeline(SafetensorsPipeline):
         sources = sources.to(features.device)
         targets = sources[:, None] if targets is None else targets.to(features.device)
         views = encode_views(self.view_transformer, features, timesteps, targets, sources, view_batch_size)
+        surface = layers = None
+        if self.appearance is not None:  # the photo's pixels do not depend on time: read and projected once
+            surface = self.appearance.read_photo(self.preprocess_images(images, self.sample_size), sources)
+            layers = self.appearance.project(surface, targets.expand(len(images), -1, -1))
         return Conditioning(
             encoder_hidden_states=views.flatten(4).mT,  # (T, B, V, L, C)
             timesteps=timesteps,
             num_inference_steps=self._num_steps(num_inference_steps),
             source_cameras=sources,
+            surface=surface,
+            layers=layers,
             is_batch=images[0] is not image,
         )
 
@@ -141,16 +155,17 @@ class NVBFacePipeline(SafetensorsPipeline):
         features = self._encode_images(image_list(image), num_inference_steps, view_batch_size)[1]
         return mean_cameras(self.view_transformer, features, view_batch_size)
 
-    def preprocess_images(self, images: Sequence[ImageInput]) -> torch.Tensor:
-        """Pixel values (B, 3, S, S) in [-1, 1] of aligned, square face images at the encoder's size.
+    def preprocess_images(self, images: Sequence[ImageInput], size: int | None = None) -> torch.Tensor:
+        """Pixel values (B, 3, S, S) in [-1, 1] of aligned, square face images.
 
         Args:
             images: PIL images, paths, arrays (H, W, 3) or tensors (3, H, W), the last two in [0, 1].
+            size: S; None for the encoder's.
 
         Raises:
             ValueError: an image is unreadable, not square, too small, of other channels, or holds NaN.
         """
-        size = self.image_encoder.config.sample_size
+        size = size or self.image_encoder.config.sample_size
         device, dtype = self._execution_device, self.image_encoder.dtype
         pixel_values = [self.image_processor.preprocess(read_image(image, size)) for image in images]
         return torch.cat([pixels.to(device, dtype) for pixels in pixel_values]).contiguous()  # (B, 3, S, S)
@@ -205,6 +220,7 @@ class NVBFacePipeline(SafetensorsPipeline):
         source_cameras: Cameras | None = None,
         conditioning: Conditioning | None = None,
         view_batch_size: int | None = None,
+        background: Background = "turn",
         output_type: str = "pil",
         return_dict: Literal[True] = True,
         callback_on_step_end: Callback | None = None,
@@ -212,7 +228,7 @@ class NVBFacePipeline(SafetensorsPipeline):
     ) -> NVBFacePipelineOutput: ...
 
     @overload
-    def __call__(self, *args: Any, return_dict: Literal[False], **kwargs: Any) -> tuple[Any, torch.Tensor]: ...
+    def __call__(self, *args: Any, return_dict: Literal[False], **kwargs: Any) -> tuple[Any, ...]: ...
 
     @torch.no_grad()  # type: ignore[misc]  # the tuple's overload leaves the other arguments out
     def __call__(
@@ -227,11 +243,12 @@ class NVBFacePipeline(SafetensorsPipeline):
         source_cameras: Cameras | None = None,
         conditioning: Conditioning | None = None,
         view_batch_size: int | None = None,
+        background: Background = "turn",
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> NVBFacePipelineOutput | tuple[Any, torch.Tensor]:
+    ) -> NVBFacePipelineOutput | tuple[Any, ...]:
         """Make the views of one or several faces.
 
         Args:
@@ -250,6 +267,9 @@ class NVBFacePipeline(SafetensorsPipeline):
             conditioning: of `encode`, in place of `image`, `cameras`, `num_inference_steps` and `source_cameras`.
             view_batch_size: views at a time in the UNet and the decoder, and feature maps at a time before; bounds the
                 memory. None for all views at once.
+            background: "turn" for what the UNet paints, which turns with the camera as in training; "photo" for the
+                photo's own backdrop, standing still; or a color (r, g, b), each in [0, 1]. Without an appearance model
+                it always turns.
             output_type: pil, np, pt or latent.
             return_dict: whether to return a `NVBFacePipelineOutput` rather than a tuple.
             callback_on_step_end: called after each step with the pipeline, the step, the time step and the tensors
@@ -265,6 +285,7 @@ class NVBFacePipeline(SafetensorsPipeline):
         shape = count_views(image, cameras, num_inference_steps, source_cameras, conditioning)  # (B, V)
         check_denoising(shape, self._latent_shape, generator, latents, view_batch_size, output_type)
         check_names(names, self._callback_tensor_inputs)
+        check_background(background, self.appearance is not None)
 
         # 2. Conditioning, for all steps before the UNet first runs
         if conditioning is None:
@@ -279,13 +300,20 @@ class NVBFacePipeline(SafetensorsPipeline):
             states, steps, guidance_scale, eta, generator, latents, view_batch_size, callback_on_step_end, names
         )  # (B*V, C, h, w)
 
-        # 4. Decoding
-        images = latents if output_type == "latent" else self.decode_latents(latents, view_batch_size)
+        # 4. Decoding, and fusion with the photo's own pixels
+        images, evidence = latents, None
+        if output_type != "latent":
+            images = self.decode_latents(latents, view_batch_size)  # (B*V, 3, S, S)
+            if conditioning.layers is not None:
+                images, evidence = fuse_views(self.appearance, images, conditioning, background, view_batch_size)
 
         # 5. Output
         self.maybe_free_model_hooks()
-        views = by_image(images, states.shape[2], conditioning.is_batch, output_type)
-        output = NVBFacePipelineOutput(images=views, source_cameras=conditioning.source_cameras)
+        output = NVBFacePipelineOutput(
+            images=by_image(images, states.shape[2], conditioning.is_batch, output_type),
+            source_cameras=conditioning.source_cameras,
+            evidence=evidence if evidence is None or conditioning.is_batch else evidence[0],
+        )
         return output if return_dict else output.to_tuple()
 
     @overload
@@ -324,12 +352,12 @@ class NVBFacePipeline(SafetensorsPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> NVBFaceRestorationOutput | tuple[Any]:
-        """Restore the input's own view: by the pixel restorer, by step 1, or by both.
+        """Restore the input's own view: by its own pixels, by step 1, or by both.
 
         Args:
             image: as in a call, and so are those not named here.
-            fidelity: 0 to 1: what is seen of the pixel restorer's image, which is true to the photo and soft, over the
-                UNet's, which is sharp and partly invented. None for 1 where there is a pixel restorer, and for 0
+            fidelity: 0 to 1: what is seen of the photo's restored pixels, true to it and soft, over the UNet's image,
+                which is sharp and partly invented. None for 1 where there is an appearance model, and for 0
                 elsewhere. At 1 the UNet does not run, so there are no steps to call back after. Latents are the UNet's.
             num_inference_steps: denoising steps.
             guidance_scale: above 1, moves away from what the UNet predicts without the photo.
@@ -348,7 +376,7 @@ class NVBFacePipeline(SafetensorsPipeline):
         # 1. Inputs
         self._check_components(for_views=False)
         images, names = image_list(image), callback_on_step_end_tensor_inputs
-        fidelity = self._checked_fidelity(fidelity, output_type)
+        fidelity = read_fidelity(fidelity, self.appearance is not None and output_type != "latent")
         check_denoising((len(images), 1), self._latent_shape, generator, latents, view_batch_size, output_type)
         check_names(names, self._callback_tensor_inputs)
         check_positive("num_inference_steps", num_inference_steps)
@@ -363,30 +391,17 @@ class NVBFacePipeline(SafetensorsPipeline):
                 states, steps, guidance_scale, eta, generator, latents, view_batch_size, callback_on_step_end, names
             )  # (B, C, h, w)
             if output_type != "latent":
-                restored = self.decode_latents(restored, view_batch_size)  # (B, 3, S, S)
+                restored = at_size(self.decode_latents(restored, view_batch_size), self.sample_size)  # (B, 3, S, S)
 
-        # 3. What the pixel restorer makes
+        # 3. What the photo's own pixels are restored to
         if fidelity > 0:
-            faithful = self.pixel_restorer.restore(self.preprocess_images(images).to(self.pixel_restorer.dtype))
+            faithful = self.appearance.restore(self.preprocess_images(images, self.sample_size))
             restored = faithful if restored is None else restored.clamp(-1, 1).lerp(faithful.to(restored), fidelity)
 
         # 4. Output
         self.maybe_free_model_hooks()
         output = NVBFaceRestorationOutput(images=by_image(restored, 1, images[0] is not image, output_type))
         return output if return_dict else output.to_tuple()
-
-    def _checked_fidelity(self, fidelity: float | None, output_type: str) -> float:
-        """The fidelity meant; a ValueError where it is out of range, or asked of what cannot have it."""
-        possible = self.pixel_restorer is not None and output_type != "latent"
-        if fidelity is None:
-            return FIDELITY if possible else 0.0
-        if not 0 <= fidelity <= 1:
-            raise ValueError(f"`fidelity` is {fidelity}, but 0 to 1 is accepted.")
-        if fidelity > 0 and not possible:
-            raise ValueError(
-                f"`fidelity` is {fidelity}, but only images of a pipeline with a pixel restorer have one: leave it out."
-            )
-        return float(fidelity)
 
     def _denoise(
         self,

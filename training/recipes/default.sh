@@ -4,7 +4,7 @@
 #     MINUTES=600 OUT=runs/default training/recipes/default.sh
 #
 # MINUTES is the training time of all stages together, of which each has its share. After a stop, run it again: what is
-# done stays, and the stage that was stopped goes on. The pipeline is OUT/restorer/pipeline.
+# done stays, and the stage that was stopped goes on. The pipeline is OUT/novel_view/pipeline.
 #
 #     PACE         how many times as many steps two slow CPU cores make in the same time; the learning rate is down after
 #                  so many steps, or the time ends before it is
@@ -53,8 +53,4 @@ train novel_view/pipeline 0.15 train_novel_view.py "${cached[@]}" "${views[@]}" 
     --pretrained_model_name_or_path "$OUT/features/pipeline" --num_diffusion_views 1 --train_unet \
     --conditioning_dropout 0.1 --learning_rate 3e-4
 
-# 5. What keeps restorations true to the photo
-train restorer/pipeline 0.1 train_pixel_restorer.py "${degraded[@]}" $(steps 0.1 500) \
-    --pretrained_model_name_or_path "$OUT/novel_view/pipeline"
-
-printf '\nThe pipeline: %s\n' "$OUT/restorer/pipeline"
+printf '\nThe pipeline: %s\n' "$OUT/novel_view/pipeline"

@@ -6,12 +6,15 @@ What measures is imported by the command that needs it, since its networks' libr
 import argparse
 import inspect
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
-from nvb_diffusers.cli.options import Commands, add_command, whole_number
+from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, whole_number
 from nvb_diffusers.data.degradation import PRESETS
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
+from nvb_diffusers.files import replaced_folder, write_json
+from nvb_diffusers.loading import open_checkpoint
 
 SETTINGS = {
     name: parameter.default
@@ -68,6 +71,15 @@ def add_commands(commands: Commands) -> None:
                       help="1 is the best by the mean SSIM of the views, -1 the worst (default 1 2 -2 -1)")  # fmt: skip
     rows.add_argument("--out", type=Path, required=True, help="image to write")
 
+    purpose = "Real photos: whether the person is recognized in the views, and whether they turn as told."
+    photos = add_command(commands, "photos", run_photos, purpose)
+    photos.add_argument("photos", type=Path, help="a folder of photos, or one")
+    photos.add_argument("--out", type=Path, required=True, help="folder for measurements, table and contact sheets")
+    photos.add_argument("--shrink", type=whole_number(1), nargs="+", default=[1, 4, 8, 16], metavar="TIMES",
+                        help="how many times smaller each photo is made first (default 1 4 8 16)")  # fmt: skip
+    photos.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default %(default)s)")
+    add_checkpoint(photos)
+
 
 def run_make_set(args: argparse.Namespace) -> None:
     """`nvb-face eval make-set`."""
@@ -113,3 +125,19 @@ def run_rows(args: argparse.Namespace) -> None:
 
     draw_ranks(args.comparison, args.row, args.preset, args.ranks).save(args.out, quality=88)
     print(f"{args.out}, written")
+
+
+def run_photos(args: argparse.Namespace) -> None:
+    """`nvb-face eval photos`."""
+    from nvb_diffusers.evaluation.networks import find_dlib, find_mesh
+    from nvb_diffusers.evaluation.photos import PhotoSheets, score_photos, summarize_photos
+
+    networks = find_dlib(), find_mesh(solid=True)
+    pipe = open_checkpoint(args.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    with replaced_folder(args.out) as folder:
+        results = score_photos(pipe, args.photos, *networks, args.shrink, args.seed, PhotoSheets(folder))
+        table = summarize_photos(results)
+        write_json(folder / "photos.json", [asdict(result) for result in results])
+        (folder / "photos.md").write_text(table, encoding="utf-8")
+    print(table, end="")

@@ -8,10 +8,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
+from nvb_diffusers import AppearanceModel, NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command
 from nvb_diffusers.loading import open_checkpoint
+from nvb_diffusers.models.appearance import PhotoLayers
 from nvb_diffusers.models.unet import SD21_UNET_CONFIG
 
 # Of every Stable Diffusion 1 and 2: the defaults of AutoencoderKL are published, but for these.
@@ -23,7 +24,7 @@ SD_VAE_CONFIG: dict[str, object] = {
     "layers_per_block": 2,
     "sample_size": 512,
 }
-COMPONENTS = ("image_encoder", "view_transformer", "unet", "vae", "pixel_restorer")
+COMPONENTS = ("image_encoder", "view_transformer", "unet", "vae", "appearance")
 
 
 def add_commands(commands: Commands) -> None:
@@ -40,7 +41,7 @@ def run_info(args: argparse.Namespace) -> None:
         pipe, name = paper_size_pipeline(), "paper size (random weights)"
     else:
         pipe, name = open_checkpoint(args.checkpoint), args.checkpoint
-    size = pipe.image_encoder.config.sample_size
+    size = pipe.sample_size
     print(pipeline_tables(pipe, f"{name}: images of {size}x{size}, {type(pipe.scheduler).__name__}"))
 
 
@@ -69,7 +70,7 @@ def count_gflop(run: Callable[[], object]) -> float:
 def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
     """GFLOP of each kind of pass for one image or one view, by its name; `pipe` is moved to the meta device."""
     pipe.to("meta")
-    encoder, view_transformer, unet, vae, pixel_restorer = (getattr(pipe, name) for name in COMPONENTS)
+    encoder, view_transformer, unet, vae, appearance = (getattr(pipe, name) for name in COMPONENTS)
     size, width, dtype = encoder.config.sample_size, encoder.config.out_channels, encoder.dtype
     length = encoder.config.feature_size**2
     latent_shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
@@ -88,9 +89,22 @@ def passes_gflop(pipe: NVBFacePipeline) -> dict[str, float]:
         gflop["view"] = count_gflop(lambda: view_transformer.project(volume, source, camera[None]))
     gflop["UNet step"] = count_gflop(lambda: unet(latents, timestep, states))
     gflop["decoding"] = count_gflop(lambda: vae.decode(latents))
-    if pixel_restorer is not None:
-        gflop["pixel restorer"] = count_gflop(lambda: pixel_restorer(image.to(pixel_restorer.dtype)))
+    if appearance is not None:
+        gflop |= _appearance_gflop(appearance)
     return gflop
+
+
+def _appearance_gflop(appearance: AppearanceModel) -> dict[str, float]:
+    """GFLOP of the passes of an appearance model, on the meta device; projecting is geometry, without such products."""
+    size = appearance.config.sample_size
+    with torch.device("meta"):
+        photo, camera = torch.empty(1, 3, size, size), camera_from_angles(0.0, 0.0).to("meta")[None]
+        layers = PhotoLayers(*(torch.empty(1, 1, channels, size, size) for channels in (5, 5, 4)))
+    return {
+        "photo restored": count_gflop(lambda: appearance.restore(photo)),
+        "photo read": count_gflop(lambda: appearance.read_photo(photo, camera)),
+        "fusion": count_gflop(lambda: appearance.fuse(layers, photo[None])),
+    }
 
 
 def pipeline_tables(pipe: NVBFacePipeline, title: str) -> str:
@@ -113,7 +127,9 @@ def pipeline_tables(pipe: NVBFacePipeline, title: str) -> str:
         "view": "once per view and step",
         "UNet step": "once per view and step, twice with guidance",
         "decoding": "once per view",
-        "pixel restorer": "once per photo that is restored",
+        "photo restored": "once per photo",
+        "photo read": "once per photo, with its restoration",
+        "fusion": "once per view",
     }
     lines += [f"{name:<18}{gflop:>12,.3f}   {runs[name]}" for name, gflop in passes_gflop(pipe).items()]
     return "\n".join(lines)

@@ -4,20 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nvb_diffusers.data.images import PHOTO_SUFFIXES, is_photo
 from nvb_diffusers.files import one_line
-
-
-def list_photos(path: Path) -> list[Path]:
-    """The photo itself, or those of a folder by name."""
-    if not path.is_dir():
-        if not path.exists():
-            raise ValueError(f"there is no photo '{path}'")
-        return [path]
-    photos = sorted(file for file in path.iterdir() if is_photo(file))
-    if not photos:
-        raise ValueError(f"the folder '{path}' holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
-    return photos
 
 
 def name_outputs(photos: Sequence[Path], path_of: Callable[[str], Path]) -> list[Path]:

@@ -14,9 +14,9 @@ from PIL import Image
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
 from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, whole_number
-from nvb_diffusers.cli.photos import check_folder, for_each, list_photos, name_outputs
+from nvb_diffusers.cli.photos import check_folder, for_each, name_outputs
 from nvb_diffusers.data.contact_sheet import contact_sheet
-from nvb_diffusers.data.images import load_photo
+from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 from nvb_diffusers.files import filled_folder, replaced_file
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
@@ -177,7 +177,7 @@ def _read_source(args: argparse.Namespace, pipe: NVBFacePipeline, photo: Path) -
     image = load_photo(photo, MAX_PHOTO_PIXELS)
     if args.aligned:
         return Source(image, None)
-    size = pipe.image_encoder.config.sample_size
+    size = pipe.sample_size
     crop = crop_face(image, size, face=args.face, keep_roll=args.keep_roll, model_path=args.detector)
     return Source(crop.image, crop.affine)
 

@@ -56,6 +56,18 @@ def is_photo(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
+def list_photos(path: Path) -> list[Path]:
+    """The photo itself, or those of a folder by name."""
+    if not path.is_dir():
+        if not path.exists():
+            raise ValueError(f"there is no photo '{path}'")
+        return [path]
+    photos = sorted(file for file in path.iterdir() if is_photo(file))
+    if not photos:
+        raise ValueError(f"the folder '{path}' holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
+    return photos
+
+
 def is_system_file(path: Path) -> bool:
     """Whether a file was left in a folder by a system that showed it, so that the folder still counts as empty."""
     return path.name in (".DS_Store", "Thumbs.db", "desktop.ini") or path.name.startswith("._")

@@ -165,8 +165,12 @@ def find_dlib() -> Observer:
     return embed
 
 
-def find_mesh() -> Observer:
-    """The 468 points (K, 2) of mediapipe's face mesh, as shares of the side; its network is run by OpenCV."""
+def find_mesh(solid: bool = False) -> Observer:
+    """The 468 points of mediapipe's face mesh, as shares of the side; its network is run by OpenCV.
+
+    Args:
+        solid: (K, 3) with the depth that the network guesses, on the scale of the others, in place of (K, 2).
+    """
     path = _package_folder("mediapipe") / "modules/face_landmark/face_landmark.tflite"
     # The newer engine hides the second output, which says whether there is a face.
     net = cv2.dnn.readNetFromTFLite(str(path), engine=cv2.dnn.ENGINE_CLASSIC)
@@ -178,13 +182,14 @@ def find_mesh() -> Observer:
         crop = cv2.warpAffine(pixels, affine, (MESH_SIDE, MESH_SIDE), flags=cv2.INTER_LINEAR)
         net.setInput(cv2.dnn.blobFromImage(crop, 1 / 255))
         face, points = net.forward(["conv2d_31", "conv2d_21"])
-        return points.reshape(-1, 3)[:, :2] / scale + corner, float(face.ravel()[0])
+        corners = [*corner, 0.0] if solid else corner
+        return points.reshape(-1, 3)[:, : len(corners)] / scale + corners, float(face.ravel()[0])
 
     def observe(image: torch.Tensor) -> np.ndarray | None:
         pixels = np.asarray(to_images(image[None])[0])
         side = len(pixels)
         points, _ = look(pixels, np.full(2, side / 2), side)  # the test set's crops are faces: a first guess
-        low, high = points.min(axis=0), points.max(axis=0)
+        low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
         points, face = look(pixels, (low + high) / 2, max(*(high - low) * MESH_MARGIN, side / 4))
         return points / side if face > 0 else None
 

@@ -159,12 +159,7 @@ class AppearanceModel(ModelMixin, ConfigMixin):
         Raises:
             ValueError: S is not divisible by the patch size and all halvings.
         """
-        levels = max(len(self.config.reader_channels), len(self.config.fuser_channels))
-        divisor = self.config.patch_size * 2 ** (levels - 1)
-        if pixel_values.shape[2] % divisor or pixel_values.shape[3] % divisor:
-            raise ValueError(
-                f"`pixel_values` has shape {tuple(pixel_values.shape)}, but its sides must be divisible by {divisor}."
-            )
+        self._check_sides(pixel_values)
         depth, mask = self.reader(pixel_values.to(self.dtype)).float().unbind(dim=1)  # (B, S, S)
         return PhotoSurface(
             pixel_values=self.restore(pixel_values),
@@ -176,9 +171,8 @@ class AppearanceModel(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def restore(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The photos (B, 3, S, S) that are to be expected behind degraded ones, in [-1, 1]: nothing is invented."""
-        pixels = pixel_values.to(self.dtype)
-        seen, mirrored = (self.restorer(part).sample.float() for part in (pixels, pixels.flip(-1)))
-        return ((seen + mirrored.flip(-1)) / 2).clamp(-1, 1)  # errs less than either, as a mirrored face is a face
+        self._check_sides(pixel_values)
+        return self.restorer.restore(pixel_values.to(self.dtype)).float()
 
     def project(self, surface: PhotoSurface, target_cameras: torch.Tensor) -> PhotoLayers:
         """What target cameras (B, V, 25) see of a surface, once per camera whatever the number of steps."""
@@ -195,27 +189,61 @@ class AppearanceModel(ModelMixin, ConfigMixin):
         return PhotoLayers(direct, mirrored, carry(backdrop, uv) * inside)
 
     @apply_forward_hook
-    def fuse(self, layers: PhotoLayers, views: torch.Tensor) -> FusedViews:
-        """Weigh the layers against the generated views (B, V, 3, s, s) in [-1, 1], of this or of a smaller side."""
-        batch_size = views.shape[:2]
-        direct, mirrored, background = (layer.flatten(0, 1) for layer in layers)  # (N, C, S, S), N = B*V
-        views = F.interpolate(views.flatten(0, 1).float(), direct.shape[-2:], mode="bicubic").clamp(-1, 1)
+    def fuse(self, layers: PhotoLayers, views: torch.Tensor, view_batch_size: int | None = None) -> FusedViews:
+        """Weigh the layers against generated views.
+
+        Args:
+            layers: of `project`.
+            views: (B, V, 3, s, s) in [-1, 1], of the layers' side or of a smaller one.
+            view_batch_size: views at a time; None for all.
+        """
+        size = view_batch_size or views.shape[0] * views.shape[1]
+        parts = (part.flatten(0, 1).split(size) for part in (*layers, views))
+        fused = [self._fuse(*part) for part in zip(*parts, strict=True)]
+        return FusedViews(*(torch.cat(part).unflatten(0, views.shape[:2]) for part in zip(*fused, strict=True)))
+
+    def _fuse(
+        self, direct: torch.Tensor, mirrored: torch.Tensor, background: torch.Tensor, views: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pixels, evidence and mask of N views (N, 3, s, s) with their layers (N, C, S, S)."""
+        views = F.interpolate(views.float(), direct.shape[-2:], mode="bicubic").clamp(-1, 1)
         given = torch.cat([direct, mirrored, background, views], dim=1)  # (N, 17, S, S)
         correction, painted, mask = self.fuser(given.to(self.dtype)).float().split([5, 3, 1], dim=1)
-
-        trust = [
+        unseen = 1 - direct[:, 3]
+        trust = [  # (N, S, S) each
             direct[:, 3] * direct[:, 4].square(),
-            MIRROR_TRUST * mirrored[:, 3] * mirrored[:, 4].square() * (1 - direct[:, 3]),
+            MIRROR_TRUST * unseen * mirrored[:, 3] * mirrored[:, 4].square(),
             BACKGROUND_TRUST * background[:, 3],
-            torch.full_like(direct[:, 3], VIEW_TRUST),
-            torch.full_like(direct[:, 3], PAINTED_TRUST),
+            torch.full_like(unseen, VIEW_TRUST),
+            torch.full_like(unseen, PAINTED_TRUST),
         ]
         weights = ((torch.stack(trust, dim=1) + LEAST_TRUST).log() + correction).softmax(dim=1)  # (N, 5, S, S)
         candidates = torch.stack([direct[:, :3], mirrored[:, :3], background[:, :3], views, views + painted], dim=1)
         fused = (weights[:, :, None] * candidates).sum(dim=1)  # (N, 3, S, S)
         evidence = torch.stack([weights[:, 0] + weights[:, 2], weights[:, 1], weights[:, 3] + weights[:, 4]], dim=1)
-        parts = (fused, evidence, mask[:, 0].sigmoid())
-        return FusedViews(*(part.unflatten(0, batch_size) for part in parts))
+        return fused, evidence, mask[:, 0].sigmoid()
+
+    def on_backdrop(
+        self, fused: FusedViews, surface: PhotoSurface, background: str | tuple[float, float, float]
+    ) -> torch.Tensor:
+        """The views' persons before the photo's own backdrop, standing still, or before a color in [0, 1].
+
+        Returns:
+            (B, V, 3, S, S) in [-1, 1].
+        """
+        if isinstance(background, str):
+            backdrop = own_backdrop(surface)[:, None]  # (B, 1, 3, S, S)
+        else:
+            backdrop = 2 * surface.pixel_values.new_tensor(background)[:, None, None] - 1  # (3, 1, 1)
+        return torch.lerp(backdrop.expand_as(fused.pixel_values), fused.pixel_values, fused.mask[:, :, None])
+
+    def _check_sides(self, pixel_values: torch.Tensor) -> None:
+        levels = max(len(self.config.reader_channels), len(self.config.fuser_channels))
+        divisor = self.config.patch_size * 2 ** (levels - 1)
+        if pixel_values.shape[2] % divisor or pixel_values.shape[3] % divisor:
+            raise ValueError(
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}, but its sides must be divisible by {divisor}."
+            )
 
     def forward(
         self,
@@ -227,6 +255,22 @@ class AppearanceModel(ModelMixin, ConfigMixin):
         """Read, project and fuse: photos (B, 3, S, S), cameras (B, 25) and (B, V, 25), views (B, V, 3, s, s)."""
         surface = self.read_photo(pixel_values, source_cameras)
         return self.fuse(self.project(surface, target_cameras), views)
+
+
+def own_backdrop(surface: PhotoSurface) -> torch.Tensor:
+    """The photos' backdrops (B, 3, S, S), filled in behind the persons from what is around them."""
+    person = F.max_pool2d(surface.mask[:, None], kernel_size=9, stride=1, padding=4)  # hair reaches beyond its mask
+    known = (person < 0.1).to(person)
+    return _filled(surface.pixel_values * known, known)
+
+
+def _filled(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Values (B, C, S, S), zero where not `known` (B, 1, S, S), filled by ever coarser means (pull and push)."""
+    if values.shape[-1] == 1:
+        return values / known.clamp(min=1e-6)
+    coarse = _filled(*(F.avg_pool2d(part, 2) for part in (values, known)))
+    around = F.interpolate(coarse, values.shape[-2:], mode="bilinear", align_corners=False)
+    return values + (1 - known).clamp(min=0) * around
 
 
 def _zeroed(layer: nn.Conv2d) -> None:

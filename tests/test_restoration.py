@@ -1,12 +1,12 @@
-"""The pixel restorer, and how far a restoration follows it."""
+"""The pixel restorer of the appearance model, and how far a restoration follows it."""
 
 import pytest
 import torch
-from conftest import SIDE, tiny_pipeline, tiny_pixel_restorer
+from conftest import SIDE, tiny_pipeline
 from diffusers import DiffusionPipeline
 
-from nvb_diffusers import PixelRestorer
-from nvb_diffusers.pipeline_nvb_face import FIDELITY
+from nvb_diffusers.models.pixel_restorer import PixelRestorer
+from nvb_diffusers.pipeline_inputs import FIDELITY
 
 
 def pictures(count=2, side=SIDE, seed=0):
@@ -21,33 +21,28 @@ def restored(pipe, images, **kwargs):
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(pixel_restorer=True)
+    return tiny_pipeline(appearance=True)
 
 
 # The network
 
 
 def test_any_size_that_the_patches_divide():
-    """Assert the input's shape, as output and as tuple, and a clear refusal of other sides."""
+    """Assert the input's shape, for channels and sides of any kind."""
     model = PixelRestorer(in_channels=2, patch_size=3, hidden_size=5, num_layers=1)
-    sample = torch.randn(4, 2, 6, 9)
-    output = model(sample)
-    assert output.sample.shape == (4, 2, 6, 9)
-    assert torch.equal(model(sample, return_dict=False)[0], output.sample)
-    with pytest.raises(ValueError, match=r"\(4, 2, 6, 8\), but its sides must be divisible by 3"):
-        model(sample[..., :8])
+    assert model(torch.randn(4, 2, 6, 9)).shape == (4, 2, 6, 9)
 
 
 def test_it_sees_its_neighborhood_and_by_channel_attention_the_whole():
     """Assert that a changed pixel changes the patches within a patch a convolution, and with attention all of them."""
     torch.manual_seed(0)
-    model, sample = tiny_pixel_restorer(num_layers=1), torch.randn(1, 3, 48, 48)
+    model, sample = PixelRestorer(3, 4, 6, num_layers=1), torch.randn(1, 3, 48, 48)
     changed = sample.clone()
     changed[0, 1, 22, 27] += 1  # in patch (5, 6); conv_in, two of the block and conv_out reach 4 patches
 
     def reached():
         with torch.no_grad():
-            difference = (model(changed).sample - model(sample).sample).abs().sum(dim=1)[0]
+            difference = (model(changed) - model(sample)).abs().sum(dim=1)[0]
         return difference.unflatten(1, (12, 4)).unflatten(0, (12, 4)).amax(dim=(1, 3)) > 0  # (12, 12)
 
     expected = torch.zeros(12, 12, dtype=torch.bool)
@@ -62,7 +57,7 @@ def test_a_new_one_changes_little():
     torch.manual_seed(0)
     sample = pictures() * 2 - 1
     with torch.no_grad():
-        change = PixelRestorer()(sample).sample - sample
+        change = PixelRestorer(3, 4, 64, 6)(sample) - sample
     assert 0 < change.std() < 0.1 * sample.std()
 
 
@@ -74,7 +69,8 @@ def test_fidelity_weighs_the_two_pictures(pipe):
     images = pictures()
     painted = restored(pipe, images, fidelity=0)
     with torch.no_grad():
-        both = pipe.pixel_restorer(images * 2 - 1).sample + pipe.pixel_restorer(images.flip(-1) * 2 - 1).sample.flip(-1)
+        restorer = pipe.appearance.restorer
+        both = restorer(images * 2 - 1) + restorer(images.flip(-1) * 2 - 1).flip(-1)
         faithful = (both / 4 + 0.5).clamp(0, 1)
     assert (painted[:, 0] - faithful).abs().mean() > 0.05
     for fidelity, weight in ((0.3, 0.3), (1, 1), (None, FIDELITY)):
@@ -106,17 +102,12 @@ def test_every_image_follows_its_own_photo(pipe):
         torch.testing.assert_close(together[index], restored(pipe, images[index], fidelity=1), atol=1e-5, rtol=0)
 
 
-def test_latents_and_views_are_the_unets(pipe):
-    """Assert that a pixel restorer changes neither, and a pipeline without one restores as with fidelity 0."""
+def test_latents_are_the_unets(pipe):
+    """Assert that an appearance model does not change them, and a pipeline without one restores as with fidelity 0."""
     plain = tiny_pipeline()
     images = pictures()
     assert torch.equal(restored(pipe, images, output_type="latent"), restored(plain, images, output_type="latent"))
     assert torch.equal(restored(pipe, images, fidelity=0), restored(plain, images))
-    views = [
-        some(images[0], cameras=[(20, 0)], num_inference_steps=1, latents=torch.ones(1, 1, 4, 8, 8), output_type="pt")
-        for some in (pipe, plain)
-    ]
-    assert torch.equal(views[0].images, views[1].images)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +116,14 @@ def test_latents_and_views_are_the_unets(pipe):
         ({"fidelity": 1.2}, "`fidelity` is 1.2, but 0 to 1 is accepted"),
         ({"fidelity": -0.1}, "`fidelity` is -0.1, but 0 to 1 is accepted"),
         ({"fidelity": float("nan")}, "`fidelity` is nan, but 0 to 1 is accepted"),
-        ({"fidelity": 0.5, "output_type": "latent"}, "only images of a pipeline with a pixel restorer have one"),
+        ({"fidelity": 0.5, "output_type": "latent"}, "only images of a pipeline with an appearance model have one"),
     ],
 )
 def test_fidelity_that_cannot_be_had_is_refused(pipe, arguments, message):
     """Assert one clear line for numbers out of range, for latents, and without a restorer."""
     with pytest.raises(ValueError, match=message):
         restored(pipe, pictures(), **arguments)
-    with pytest.raises(ValueError, match="only images of a pipeline with a pixel restorer have one"):
+    with pytest.raises(ValueError, match="only images of a pipeline with an appearance model have one"):
         tiny_pipeline().restore(pictures(), fidelity=0.5)
 
 
@@ -145,7 +136,7 @@ def test_it_is_saved_with_the_pipeline(pipe, tmp_path):
         assert torch.equal(restored(loaded, pictures()), restored(pipe, pictures()))
     half = type(pipe).from_pretrained(tmp_path, dtype=torch.float16)
     half.set_progress_bar_config(disable=True)
-    assert half.pixel_restorer.dtype == torch.float16
+    assert half.appearance.dtype == torch.float16
     torch.testing.assert_close(
         restored(half, pictures()), restored(pipe, pictures()), atol=0.02, rtol=0, check_dtype=False
     )

@@ -594,7 +594,7 @@ sys.exit(train_restoration.main({restoration!r}) or train_novel_view.main({novel
 def test_two_processes_are_one_with_the_double_batch(place, tmp_path):
     """Assert equal losses and weights after two steps of both scripts, by two processes and by one."""
     extra = {
-        "restoration": ["--encoder_config", place.folder / "null_encoder.json", "--conditioning_dropout", 0.3],
+        "restoration": ["--conditioning_dropout", 0.3],
         "novel_view": ["--camera_conditioning", "mixed", "--train_unet"],
     }
     words = {}

@@ -39,6 +39,19 @@ def cameras(*yaws):
     return torch.stack([camera_from_angles(yaw, 2.0) for yaw in yaws])
 
 
+def test_own_pixels_can_be_left_out(tmp_path):
+    """Assert that the same weights without the photo's pixels give other views, at the input's size all the same."""
+    tiny_pipeline(appearance=True).save_pretrained(tmp_path)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8))
+    views = [
+        OneStage(checkpoint=str(tmp_path), own_pixels=own, num_inference_steps=1)(image, cameras(0, 20), seed=1).views
+        for own in (True, False)
+    ]
+    assert all(view.size == (48, 48) for of_method in views for view in of_method)
+    difference = np.abs(np.asarray(views[0][0], dtype=float) - np.asarray(views[1][0], dtype=float))
+    assert difference.mean() > 2
+
+
 def photo():
     return Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 

@@ -100,7 +100,7 @@ def through_pil(path, tmp_path):
 
 
 def through_read_face(path, tmp_path):
-    pipe = SimpleNamespace(image_encoder=SimpleNamespace(config=SimpleNamespace(sample_size=SIDE)))
+    pipe = SimpleNamespace(sample_size=SIDE)
     crop = SimpleNamespace(image=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(face_crop, "crop_face", lambda image, size, **options: SimpleNamespace(image=image))

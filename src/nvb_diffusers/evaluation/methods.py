@@ -96,11 +96,13 @@ class OneStage(Method):
         constant_camera: whether the volume is built with the frontal camera instead of the predicted one, for a view
             transformer that was trained so.
         fidelity: of the restoration, as in a call of the pipeline.
+        own_pixels: whether the photo's own pixels are carried to the views, where the pipeline has an appearance model.
     """
 
     checkpoint: str = PACKAGED
     constant_camera: bool = False
     fidelity: float | None = None
+    own_pixels: bool = True
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -110,7 +112,8 @@ class OneStage(Method):
     @cached_property
     def pipeline(self) -> NVBFacePipeline:
         """Loaded when it is first used."""
-        pipeline = NVBFacePipeline.from_pretrained(checkpoint_folder(self.checkpoint))
+        left_out = {} if self.own_pixels else {"appearance": None}
+        pipeline = NVBFacePipeline.from_pretrained(checkpoint_folder(self.checkpoint), **left_out)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -124,7 +127,7 @@ class OneStage(Method):
         output = self.pipeline.restore(
             image, fidelity=self.fidelity, num_inference_steps=self.num_inference_steps, generator=generator
         )
-        return output.images[0]
+        return at_width(output.images[0], image.width)
 
     def views(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
         """Views at cameras (V, 25) without the restoration."""
@@ -136,7 +139,8 @@ class OneStage(Method):
             num_inference_steps=self.num_inference_steps,
             generator=torch.Generator().manual_seed(seed),
         )
-        return Prediction(output.images, source_camera=None if given is not None else output.source_cameras[0].cpu())
+        views = [at_width(view, image.width) for view in output.images]
+        return Prediction(views, source_camera=None if given is not None else output.source_cameras[0].cpu())
 
 
 @register("two_stage")
@@ -211,6 +215,11 @@ class MeanFace(Method):
             images = [resized(read_record(records, index)["image"], image.width) for index in nearest]
             faces.append(Image.fromarray(np.mean(images, axis=0).round().astype(np.uint8)))
         return Prediction(faces)
+
+
+def at_width(image: Image.Image, width: int) -> Image.Image:
+    """A square image of the test set's size, where a pipeline makes another."""
+    return image if image.width == width else image.resize((width, width), Image.Resampling.LANCZOS)
 
 
 def checkpoint_folder(name: str) -> str:

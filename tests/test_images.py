@@ -1,5 +1,6 @@
 """A photo is read by one rule at every door: upright, in sRGB, of 8 bits, alpha over gray, damages named."""
 
+import os
 import struct
 from types import SimpleNamespace
 
@@ -275,3 +276,12 @@ def test_unreadable_files_are_named(tmp_path):
         load_photo(tmp_path / "none.jpg")
     with pytest.raises(ValueError, match="no 16-bit integers"):
         load_photo(Image.fromarray(np.ones((4, 4), np.float32)))
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    """Assert that what is no file is named and not waited for, at both doors."""
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero", "/dev/stdin" if not os.path.isfile("/dev/stdin") else "/dev/null"):
+        for read in (load_photo, photo_size):
+            with pytest.raises(ValueError, match="a pipe or a device"):
+                read(path)

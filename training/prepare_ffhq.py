@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from nvb_diffusers.camera import mirror_camera
-from nvb_diffusers.data.images import PHOTO_SUFFIXES, is_photo
+from nvb_diffusers.data.images import PHOTO_SUFFIXES, is_photo, left_out_note
 from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
@@ -57,8 +57,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def find_pictures(image_dir: Path) -> list[str]:
-    """The pictures of a folder at any depth, as relative paths in order, without EG3D's mirrored copies."""
-    paths = sorted(path for path in image_dir.rglob("*") if is_photo(path))
+    """The pictures of a folder at any depth, as relative paths in order, without EG3D's mirrored copies.
+
+    Other files are named in one line on standard error.
+    """
+    files = list(image_dir.rglob("*"))
+    if note := left_out_note(files):
+        print(f"note: {image_dir}: {note}", file=sys.stderr)
+    paths = sorted(path for path in files if is_photo(path))
     return [path.relative_to(image_dir).as_posix() for path in paths if not path.stem.endswith("_mirror")]
 
 

@@ -5,6 +5,7 @@ leaves what was there before, and nothing else. A run that is killed can leave t
 of the same target clears. Two writers of one target take turns, by a lock that ends with its process; the last stays.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from typing import Any
 
 if sys.platform != "win32":
     import fcntl
+
+MAX_NAME_BYTES = 240  # of a file's name: what disks take, 255, leaves room for the dot and the suffix beside it
 
 
 @contextmanager
@@ -81,7 +84,7 @@ def filled_folder(path: str | Path) -> Iterator[Path]:
 def hidden_path(path: str | Path) -> Path:
     """Where `replaced_file` and `replaced_folder` write a target, for other processes that help to fill it."""
     target = _absolute(path)
-    return target.with_name(f".{target.name}.part") / target.name
+    return target.with_name(f".{_short(target.name)}.part") / target.name
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
@@ -122,10 +125,16 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))
 
 
+def _short(name: str) -> str:
+    """The name, or a hash of it where it leaves no room for what is added to it."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= MAX_NAME_BYTES else hashlib.sha256(encoded).hexdigest()
+
+
 def _previous(target: Path) -> Path:
     """Where the folder that is replaced waits for the moment between two renames."""
     hidden = hidden_path(target)
-    return hidden.with_name(f"{hidden.name}.old")
+    return hidden.with_name(f"{_short(hidden.name)}.old")
 
 
 def _put_back(target: Path) -> None:

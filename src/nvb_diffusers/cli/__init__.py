@@ -1,6 +1,7 @@
 """The command `nvb-face`: views, orbits and restorations of the faces in photos, and how good they are."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -25,6 +26,8 @@ class OneLineParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, or 2 after one line on standard error that says what was wrong."""
     diffusers.utils.logging.disable_progress_bar()  # of loading, which takes a second
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of photos that the console cannot show
     args = build_parser().parse_args(_join_ranges(sys.argv[1:] if argv is None else argv))
     try:
         args.run(args)

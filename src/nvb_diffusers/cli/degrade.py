@@ -1,6 +1,7 @@
 """`nvb-face degrade`: photos as bad as those that the models learn to read."""
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,25 @@ def run_degrade(args: argparse.Namespace) -> None:
     """`nvb-face degrade`."""
     if args.out is not None:
         check_folder(args.out)
-    photos = list_photos(args.photo)
-    files = name_outputs(photos, lambda name: Path(f"{name}_{args.preset}_{args.seed}.png"))
+    photos = list_photos(args.photo, is_result=_is_result)
+    folder = args.out or photos[0].parent
+    files = name_outputs(photos, lambda name: folder / f"{name}_{args.preset}_{args.seed}.png")
+    for file in files:
+        if file.exists() and not _is_result(file):
+            raise ValueError(f"'{file}' exists and is no degraded copy: choose another --out")
     params = draw_degradation(np.random.default_rng(args.seed), args.preset)
 
     def make(index: int) -> None:
         image = apply(load_photo(photos[index], MAX_PHOTO_PIXELS), params)
-        folder = args.out or photos[index].parent
         with filled_folder(folder) as stage:
-            image.save(stage / files[index])
-            (stage / files[index]).with_suffix(".json").write_text(params.to_json() + "\n", encoding="utf-8")
-        print(folder / files[index])
+            image.save(stage / files[index].name)
+            (stage / files[index].name).with_suffix(".json").write_text(params.to_json() + "\n", encoding="utf-8")
+        print(files[index])
 
     for_each(photos, make)
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file is a degraded copy that an earlier call made, with its JSON beside it."""
+    name = re.fullmatch(rf".+_({'|'.join(PRESETS)})_\d+\.png", file.name)
+    return name is not None and file.with_suffix(".json").is_file()

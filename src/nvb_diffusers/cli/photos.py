@@ -1,16 +1,26 @@
-"""Photos in, files out: each photo of a folder is done whole or not at all, and one that fails costs one line."""
+"""Photos in, files out: each photo of a folder is done whole or not at all, and one that fails costs one line.
+
+No photo is ever written over, and no two photos of a folder share a result.
+"""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nvb_diffusers.files import one_line
 
 
 def name_outputs(photos: Sequence[Path], path_of: Callable[[str], Path]) -> list[Path]:
-    """An output path for each photo, by its stem, or by its whole name where photos share a stem."""
-    stems = [photo.stem for photo in photos]
-    return [path_of(photo.stem if stems.count(photo.stem) == 1 else photo.name) for photo in photos]
+    """An output path of its own for each photo: by its stem, or by its whole name where photos share a stem.
+
+    Names that differ in capitals alone count as shared: not every disk tells them apart.
+    """
+    names, before = [photo.stem for photo in photos], None
+    while names != before:  # a.jpg.png gives way to a.jpg, which gave way to a.png
+        before, uses = names, Counter(name.casefold() for name in names)
+        names = [photo.name if uses[name.casefold()] > 1 else name for photo, name in zip(photos, names, strict=True)]
+    return [path_of(name) for name in names]
 
 
 def for_each(photos: Sequence[Path], make: Callable[[int], None]) -> None:
@@ -19,7 +29,7 @@ def for_each(photos: Sequence[Path], make: Callable[[int], None]) -> None:
     for index, photo in enumerate(photos):
         try:
             make(index)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if len(photos) == 1:
                 raise
             failed += 1
@@ -28,10 +38,20 @@ def for_each(photos: Sequence[Path], make: Callable[[int], None]) -> None:
         raise ValueError(f"{failed} of {len(photos)} photos could not be done")
 
 
-def check_folder(folder: Path) -> None:
-    """Raise a ValueError where `--out` cannot be a folder."""
+def check_folder(folder: Path, photos: Path | None = None) -> None:
+    """Raise a ValueError where `--out` cannot be a folder, or is the one whose photos must stay as they are."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"'{folder}' is a file, but --out is a folder to write to")
+    if photos is not None and photos.is_dir() and folder.exists() and folder.samefile(photos):
+        raise ValueError(f"--out '{folder}' is the photos' own folder: give another one, so that none is written over")
+
+
+def keep_photos(photos: Sequence[Path], outputs: Iterable[Path]) -> None:
+    """Raise a ValueError where an output would take the place of a photo, by whatever path."""
+    known = {(photo.stat().st_dev, photo.stat().st_ino) for photo in photos}
+    for output in outputs:
+        if output.exists() and (output.stat().st_dev, output.stat().st_ino) in known:
+            raise ValueError(f"'{output}' is the photo itself: choose another output, so that it is not written over")
 
 
 def complain(error: Exception, photo: Path | None = None) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
 from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, whole_number
-from nvb_diffusers.cli.photos import check_folder, for_each, name_outputs
+from nvb_diffusers.cli.photos import check_folder, for_each, keep_photos, name_outputs
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
@@ -105,11 +105,12 @@ def _yaw_range(text: str) -> tuple[float, float]:
 
 def run_views(args: argparse.Namespace) -> None:
     """`nvb-face views`."""
-    check_folder(args.out)
+    check_folder(args.out, args.photo)
     photos = list_photos(args.photo)
     folders = name_outputs(photos, lambda name: args.out / name) if args.photo.is_dir() else [args.out]
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     names = [f"view_{index:02d}.png" for index in range(len(cameras))]
+    keep_photos(photos, (folder / name for folder in folders for name in [*names, "contact_sheet.png"]))
     pipe = _load(args, needs_views=True)
 
     def make(index: int) -> None:
@@ -142,6 +143,7 @@ def run_orbit(args: argparse.Namespace) -> None:
     if args.photo.is_dir():
         raise ValueError(f"'{args.photo}' is a folder: an orbit is made of one photo")
     photo = list_photos(args.photo)[0]
+    keep_photos([photo], [args.out])
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     pipe = _load(args, needs_views=True)
     output = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_options(args))
@@ -152,10 +154,11 @@ def run_orbit(args: argparse.Namespace) -> None:
 
 def run_restore(args: argparse.Namespace) -> None:
     """`nvb-face restore`."""
-    check_folder(args.out)
+    check_folder(args.out, args.photo if args.photo.is_dir() else args.photo.parent)
     photos = list_photos(args.photo)
-    pipe = _load(args)
     files = name_outputs(photos, lambda name: args.out / f"{name}.png")
+    keep_photos(photos, files)
+    pipe = _load(args)
 
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])

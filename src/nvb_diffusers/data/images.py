@@ -1,10 +1,15 @@
 """Photos read by one rule at every door, and images as tensors and back, with their PSNR."""
 
+import importlib
+import importlib.util
 import math
+import stat
 import struct
+import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +20,12 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-PHOTO_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+JPEG_SUFFIXES = {".jfif", ".jif", ".jpe", ".jpeg", ".jpg"}
+PHOTO_SUFFIXES = {*JPEG_SUFFIXES, ".avif", ".bmp", ".gif", ".png", ".tif", ".tiff", ".webp"}
+HEIF_SUFFIXES = {".heic", ".heif"}
+if importlib.util.find_spec("pillow_heif") is not None:  # phones' own format, where its reader is installed
+    importlib.import_module("pillow_heif").register_heif_opener()
+    PHOTO_SUFFIXES |= HEIF_SUFFIXES
 ALPHA_BACKGROUND = (128, 128, 128)
 SRGB = ImageCms.createProfile("sRGB")
 DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow reports damaged files as
@@ -56,16 +66,38 @@ def is_photo(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
-def list_photos(path: Path) -> list[Path]:
-    """The photo itself, or those of a folder by name."""
+def list_photos(path: Path, is_result: Callable[[Path], bool] = lambda _: False) -> list[Path]:
+    """The photo itself, or those of a folder by name, with one line on standard error about files that are no photos.
+
+    Args:
+        path: of the photo, or of the folder.
+        is_result: whether a file of the folder is an earlier result of the caller, which is not one of the photos.
+    """
     if not path.is_dir():
         if not path.exists():
             raise ValueError(f"there is no photo '{path}'")
         return [path]
-    photos = sorted(file for file in path.iterdir() if is_photo(file))
+    files = sorted(path.iterdir())
+    photos = [file for file in files if is_photo(file) and not is_result(file)]
+    note = left_out_note(files)
     if not photos:
-        raise ValueError(f"the folder '{path}' holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
+        endings = ", ".join(sorted(PHOTO_SUFFIXES))
+        raise ValueError(f"the folder '{path}' holds no photo ({endings})" + (f"; {note}" if note else ""))
+    if note:
+        print(f"note: '{path}': {note}", file=sys.stderr)
     return photos
+
+
+def left_out_note(files: Iterable[Path]) -> str:
+    """Which files of a folder are no photos by their endings, in words; empty where there are none."""
+    others = (file for file in files if not is_photo(file) and not file.name.startswith(".") and file.is_file())
+    endings = Counter(file.suffix.lower() or "no ending" for file in others if not is_system_file(file))
+    endings.pop(".json", None)  # what our own commands write beside photos
+    if not endings:
+        return ""
+    counts = ", ".join(f"{count} with {ending}" for ending, count in sorted(endings.items()))
+    hint = "; pip install pillow-heif for .heic" if HEIF_SUFFIXES & endings.keys() else ""
+    return f"left out for their endings: {counts}{hint}"
 
 
 def is_system_file(path: Path) -> bool:
@@ -119,6 +151,10 @@ def _reported(name: str) -> Iterator[None]:
 
 
 def _open(photo: str | Path | BinaryIO) -> Image.Image:
+    if isinstance(photo, str | Path):
+        mode = Path(photo).stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for, a device may have no end
+            raise ValueError("it is a pipe or a device, and no file")
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many pixels are an error
         return Image.open(photo)

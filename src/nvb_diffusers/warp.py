@@ -67,6 +67,17 @@ class Layer(NamedTuple):
     tolerance: float
 
 
+class _Rays(NamedTuple):
+    """Rays of N target pixels as the source sees them: ((2 u - 1) z, (2 v - 1) z) is `start_xy` + t `step_xy`, and z
+    `start_z` + t `step_z`, with t the depth for the target; (B, V, 1, 2), (B, V, 1), (B, V, N, 2), (B, V, N).
+    """
+
+    start_xy: torch.Tensor
+    start_z: torch.Tensor
+    step_xy: torch.Tensor
+    step_z: torch.Tensor
+
+
 def see_surface(
     depth: torch.Tensor, mask: torch.Tensor, source_cameras: torch.Tensor, target_cameras: torch.Tensor, size: int
 ) -> SeenSurface:
@@ -79,15 +90,16 @@ def see_surface(
         target_cameras: (B, V, 25).
         size: S, side of what the targets see in pixels.
     """
-    surface = torch.where(mask > 0.5, depth, EMPTY_DEPTH)[:, None]  # (B, 1, H, W)
-    known = (mask * smooth_surface(surface[:, 0], source_cameras))[:, None]  # (B, 1, H, W)
-    start, step = _rays_in_source(source_cameras, target_cameras, size)  # (B, V, 1, 3), (B, V, S*S, 3)
+    surface = torch.where(mask > 0.5, depth, EMPTY_DEPTH)  # (B, H, W)
+    solid = EMPTY_DEPTH - surface[:, None]  # (B, 1, H, W), so that outside of the image zeros stand for nothing
+    known = (mask * smooth_surface(surface, source_cameras))[:, None]  # (B, 1, H, W)
+    rays = _rays_in_source(source_cameras, target_cameras, size)
     near, far = _depth_range(depth, mask > 0.5, source_cameras, target_cameras)  # (B, V, 1) each
-    t = _first_crossing(surface, start, step, near, far, size)  # (B, V, S*S)
-    uvz = _uvz(start, step, t)  # (B, V, S*S, 3)
-    met = _behind(surface, uvz).abs() < (far - near) / NUM_STEPS  # not at a cliff, which no refinement brings together
-    visibility = _sample(known, uvz) * met
-    uv = uvz[..., :2].unflatten(2, (size, size))
+    t = _first_crossing(solid, rays, near, far, size)  # (B, V, S*S)
+    met = _behind(solid, rays, t).abs() < (far - near) / NUM_STEPS  # not at a cliff, which nothing brings together
+    grid, _ = _at(rays, t)  # (B, V, S*S, 2)
+    visibility = _sample(known, grid) * met
+    uv = (grid / 2 + 0.5).unflatten(2, (size, size))
     return SeenSurface(uv, visibility.unflatten(2, (size, size)), _stretch(uv, depth.shape[1], depth.shape[2]))
 
 
@@ -195,12 +207,12 @@ def warp_views(
 
     Args:
         layer: of V views.
-        values: (V, C, H, W), pictures or features.
+        values: (V, C, H, W), images or features.
         target: index of a view; P of its pixels are in the layer's mask, row by row.
         sources: indices of N views.
 
     Returns:
-        (N, C, P), sampled linearly, and whether the source sees that point (N, P): not outside its picture, near an
+        (N, C, P), sampled linearly, and whether the source sees that point (N, P): not outside its image, near an
         edge, or hidden.
     """
     pixels, picks = layer.mask[target], list(sources)
@@ -232,19 +244,16 @@ def merge_depths(depths: torch.Tensor, cameras: torch.Tensor, asked: torch.Tenso
     return torch.where((merged == 0) & near_head, torch.nan, merged)
 
 
-def _rays_in_source(
-    source_cameras: torch.Tensor, target_cameras: torch.Tensor, size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rays of target pixels as the source sees them: (u z, v z, z) is `start` + depth * `step`, depth the target's.
-
-    Returns:
-        (B, V, 1, 3) and (B, V, S*S, 3).
-    """
+def _rays_in_source(source_cameras: torch.Tensor, target_cameras: torch.Tensor, size: int) -> _Rays:
+    """Rays of target pixels as the sources see them."""
     at_one = unproject_depth(target_cameras.new_ones(*target_cameras.shape[:2], size, size), target_cameras)
     center = split_camera(target_cameras)[0][..., None, :3, 3]  # (B, V, 1, 3)
     cam2world, intrinsics = split_camera(source_cameras[:, None])
-    to_image = cam2world[..., :3, :3] @ intrinsics.mT  # (B, 1, 3, 3), for offsets as rows
-    return (center - cam2world[..., None, :3, 3]) @ to_image, (at_one - center) @ to_image
+    to_grid = intrinsics.new_tensor([[2.0, 0.0, -1.0], [0.0, 2.0, -1.0], [0.0, 0.0, 1.0]]) @ intrinsics  # u to 2 u - 1
+    to_image = cam2world[..., :3, :3] @ to_grid.mT  # (B, 1, 3, 3), for offsets as rows
+    start = (center - cam2world[..., None, :3, 3]) @ to_image  # (B, V, 1, 3)
+    step = (at_one - center) @ to_image  # (B, V, S*S, 3)
+    return _Rays(start[..., :2], start[..., 2], step[..., :2].contiguous(), step[..., 2].contiguous())
 
 
 def _depth_range(
@@ -261,66 +270,57 @@ def _depth_range(
     return (near - margin)[..., None], (far + margin)[..., None]
 
 
-def _first_crossing(
-    surface: torch.Tensor, start: torch.Tensor, step: torch.Tensor, near: torch.Tensor, far: torch.Tensor, size: int
-) -> torch.Tensor:
+def _first_crossing(solid: torch.Tensor, rays: _Rays, near: torch.Tensor, far: torch.Tensor, size: int) -> torch.Tensor:
     """Depths (B, V, S*S) for the targets at which rays first come to lie behind the surface; `far` where none does.
 
     Every fourth ray is followed from near to far, the others between what their neighbors found.
     """
-    coarse = step.unflatten(2, (size, size))[:, :, ::2, ::2]  # (B, V, S/2, S/2, 3)
-    before, after = _march(surface, start, coarse.flatten(2, 3), near, far, NUM_STEPS)
-    shape = coarse.shape[:4]
-    before, after = -_largest(-before.unflatten(2, shape[2:]), 1), _largest(after.unflatten(2, shape[2:]), 1)
+    coarse_xy, coarse_z = (x.unflatten(2, (size, size))[:, :, ::2, ::2] for x in (rays.step_xy, rays.step_z))
+    coarse = rays._replace(step_xy=coarse_xy.flatten(2, 3), step_z=coarse_z.flatten(2, 3))
+    before, after = (x.unflatten(2, coarse_z.shape[2:]) for x in _march(solid, coarse, near, far, NUM_STEPS))
     before, after = (
-        x.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :size, :size].flatten(2) for x in (before, after)
+        x.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :size, :size].flatten(2)
+        for x in (-_largest(-before, 1), _largest(after, 1))
     )
-    before, after = _march(surface, start, step, before, after, NUM_FINE_STEPS)
+    before, after = _march(solid, rays, before, after, NUM_FINE_STEPS)
     for _ in range(NUM_HALVINGS):
         middle = (before + after) / 2
-        is_behind = _behind(surface, _uvz(start, step, middle)) > 0
+        is_behind = _behind(solid, rays, middle) > 0
         before, after = torch.where(is_behind, before, middle), torch.where(is_behind, middle, after)
-    gap_before, gap_after = (_behind(surface, _uvz(start, step, t)) for t in (before, after))
+    gap_before, gap_after = (_behind(solid, rays, t) for t in (before, after))
     share = (gap_before / (gap_before - gap_after).clamp(max=-1e-9)).clamp(0, 1)  # the secant rule
     return before + (after - before) * share
 
 
 def _march(
-    surface: torch.Tensor,
-    start: torch.Tensor,
-    step: torch.Tensor,
-    near: torch.Tensor,
-    far: torch.Tensor,
-    num_steps: int,
+    solid: torch.Tensor, rays: _Rays, near: torch.Tensor, far: torch.Tensor, num_steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Depths (B, V, N) of rays before and after they first come to lie behind the surface; both `far` if never."""
-    near, far = (x.expand(step.shape[:3]) for x in (near, far))
-    before, after, crossed = far, far, torch.zeros_like(far, dtype=torch.bool)
-    for index in range(1, num_steps + 1):
-        low, high = (near + (far - near) * (i / num_steps) for i in (index - 1, index))
-        newly = ~crossed & (_behind(surface, _uvz(start, step, high)) > 0)
-        before, after = torch.where(newly, low, before), torch.where(newly, high, after)
-        crossed = crossed | newly
-    return before, after
+    near, far = (x.expand_as(rays.step_z) for x in (near, far))
+    length = (far - near) / num_steps
+    crossing = torch.full_like(far, num_steps + 1)  # the step at whose end a ray first lies behind
+    for index in range(num_steps, 0, -1):
+        crossing = torch.where(_behind(solid, rays, near + length * index) > 0, float(index), crossing)
+    crossed = crossing <= num_steps
+    after = torch.where(crossed, near + length * crossing, far)
+    return torch.where(crossed, after - length, far), after
 
 
-def _uvz(start: torch.Tensor, step: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Places (B, V, N, 3) in the source's image, and depths, of rays at these depths (B, V, N or 1) of the targets."""
-    scaled = start + t[..., None] * step
-    z = scaled[..., 2:]
-    return torch.cat([scaled[..., :2] / z, z], dim=-1)
+def _at(rays: _Rays, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places (B, V, N, 2) in the source's image, -1 to 1, and depths (B, V, N), of rays at depths t for the targets."""
+    z = rays.start_z + t * rays.step_z
+    return (rays.start_xy + t[..., None] * rays.step_xy) / z[..., None], z
 
 
-def _behind(surface: torch.Tensor, uvz: torch.Tensor) -> torch.Tensor:
-    """How far points (B, V, N, 3) lie behind the surface (B, 1, H, W) at their place (B, V, N)."""
-    return uvz[..., 2] - _sample(surface, uvz, EMPTY_DEPTH)
+def _behind(solid: torch.Tensor, rays: _Rays, t: torch.Tensor) -> torch.Tensor:
+    """How far (B, V, N) rays at depths t for the targets lie behind the surface, which is `solid` before nothing."""
+    grid, z = _at(rays, t)
+    return z - EMPTY_DEPTH + _sample(solid, grid)
 
 
-def _sample(maps: torch.Tensor, uvz: torch.Tensor, outside: float = 0.0) -> torch.Tensor:
-    """Maps (B, 1, H, W) at points (B, V, N, 3), and another value outside the image: (B, V, N)."""
-    sampled = F.grid_sample(maps, 2 * uvz[..., :2] - 1, padding_mode="border", align_corners=False)[:, 0]
-    inside = ((uvz[..., :2] > 0) & (uvz[..., :2] < 1)).all(dim=-1)
-    return torch.where(inside, sampled, outside)
+def _sample(maps: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Maps (B, 1, H, W) at places (B, V, N, 2), zero outside the image: (B, V, N)."""
+    return F.grid_sample(maps, grid, align_corners=False)[:, 0]
 
 
 def _stretch(uv: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -1,8 +1,13 @@
-"""Views of a face beside maps of what was invented in them: python examples/what_is_invented.py PHOTO [PIPELINE]."""
+"""What is invented in views of a face, as one image: python examples/what_is_invented.py PHOTO [PIPELINE].
+
+Its rows: the views; over them what the photo shows in red, what its mirror image shows in green and what is invented in
+blue, where the pipeline has an appearance model; and how far other seeds deviate, from blue to red.
+"""
 
 import sys
 
 import cv2
+from diffusers.utils import make_image_grid
 from PIL import Image
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, read_face
@@ -12,10 +17,13 @@ from nvb_diffusers.uncertainty import sample_views
 
 photo, *pipeline = sys.argv[1:]
 pipe = NVBFacePipeline.from_pretrained(*pipeline or [DEFAULT_CHECKPOINT])
-face = read_face(photo, pipe)
-conditioning = pipe.encode(face, cameras=orbit_cameras(3, yaw_range_deg=(-30, 30)))
-out = sample_views(pipe, conditioning, num_samples=6)
-for number, (view, deviation) in enumerate(zip(to_images(out.samples[0] * 2 - 1), out.deviation, strict=True)):
-    view.save(f"view_{number:02d}.png")
-    heat = (deviation / out.deviation.max() * 255).byte().numpy()  # blue where the samples agree, red where they do not
-    Image.fromarray(cv2.applyColorMap(heat, cv2.COLORMAP_JET)[..., ::-1]).save(f"invented_{number:02d}.png")
+conditioning = pipe.encode(read_face(photo, pipe), cameras=orbit_cameras(3, yaw_range_deg=(-30, 30)))
+views = pipe(conditioning=conditioning, output_type="pt")
+images = to_images(2 * views.images - 1)
+if views.evidence is not None:
+    gray = views.images.mean(dim=1, keepdim=True)  # (V, 1, S, S)
+    images += to_images(gray + views.evidence - 1)
+deviation = sample_views(pipe, conditioning, num_samples=6).deviation
+for heat in (deviation / deviation.max() * 255).byte().numpy():
+    images.append(Image.fromarray(cv2.applyColorMap(heat, cv2.COLORMAP_JET)[..., ::-1]))
+make_image_grid(images, rows=len(images) // 3, cols=3).save("what_is_invented.png")

@@ -168,7 +168,8 @@ def test_the_drawing_shows_the_layers():
     package = ROOT / "src/nvb_diffusers"
     rooms = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
     layers = [layer & rooms for layer in house.LAYERS if layer != {"__init__"}]
-    drawing = blocks(ROOT / "docs/architecture.md", "text")[1].split("┌─ nvb_diffusers")[1].split("└─")[0]
+    page = "".join(blocks(ROOT / "docs/architecture.md", "text"))
+    drawing = page.split("┌─ nvb_diffusers")[1].split("└─")[0]
     floors = [set(re.findall(r"^│  (\w+)", floor, re.MULTILINE)) for floor in drawing.split("├─")]
     assert floors[::-1] == layers
     assert rooms - set().union(*floors) == {"__init__"}

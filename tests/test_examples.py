@@ -20,16 +20,16 @@ PHOTO = ROOT / "examples/inputs/astronaut.jpg"
 def run(tmp_path, monkeypatch):
     """Runs an example on a photo in an empty folder, with the same noise as the pipeline that comes back with it."""
     monkeypatch.chdir(tmp_path)
-    pipe = tiny_pipeline()
-    pipe.register_to_config(default_num_inference_steps=2)
-    pipe.save_pretrained("pipeline")
 
     def load(*args, real=NVBFacePipeline.from_pretrained):
         loaded = real(*args)
         torch.manual_seed(5)
         return loaded
 
-    def run_example(name, photo):
+    def run_example(name, photo, appearance=False):
+        pipe = tiny_pipeline(appearance=appearance)
+        pipe.register_to_config(default_num_inference_steps=2)
+        pipe.save_pretrained("pipeline")
         monkeypatch.setattr(sys, "argv", [name, str(photo), "pipeline"])
         monkeypatch.setattr(NVBFacePipeline, "from_pretrained", load)
         runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
@@ -73,14 +73,25 @@ def test_orbit_video(run):
         assert np.abs(frame - pixels(view)).mean() < 0.25 * pixels(view).std()
 
 
-def test_what_is_invented(run):
-    """Assert that the views are those of the first seed, and that the maps go up to their hottest color."""
-    pipe = run("what_is_invented.py", PHOTO)
-    views = pipe(read_face(PHOTO, pipe), cameras=orbit_cameras(3, (-30, 30))).images
-    assert_written([f"view_{number:02d}.png" for number in range(3)], views)
-    maps = np.stack([pixels(f"invented_{number:02d}.png") for number in range(3)])
+@pytest.mark.parametrize("appearance", [True, False])
+def test_what_is_invented(run, appearance):
+    """Assert rows of the first seed's views, of their evidence where there is any, and of maps up to the hottest."""
+    pipe = run("what_is_invented.py", PHOTO, appearance)
+    out = pipe(read_face(PHOTO, pipe), cameras=orbit_cameras(3, (-30, 30)), output_type="pt")
+    views = out.images.movedim(1, -1).numpy()  # (V, S, S, 3)
+    sheet = pixels("what_is_invented.png") / 255
+    rows = sheet.reshape(-1, SIDE, 3, SIDE, 3).swapaxes(1, 2)  # (rows, V, S, S, 3)
+    assert len(rows) == 2 + appearance
+    assert np.abs(rows[0] - views).max() < 1 / 255
+    maps = (rows[-1] * 255).round().astype(int)
     assert (maps == [128, 0, 0]).all(axis=-1).any()
     assert len(np.unique(maps.reshape(-1, 3), axis=0)) > 64
+    if appearance:
+        evidence = 2 * rows[1] - views.mean(axis=-1, keepdims=True)
+        seen, mirrored, invented = evidence.reshape(-1, 3).T
+        assert np.abs(evidence - out.evidence.movedim(1, -1).numpy()).max() < 2 / 255
+        assert np.abs(seen + mirrored + invented - 1).max() < 6 / 255
+        assert min(part.max() - part.min() for part in (seen, mirrored, invented)) > 0.1
 
 
 def test_batch_on_many_gpus(run):

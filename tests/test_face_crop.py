@@ -196,7 +196,7 @@ def test_faces_are_sorted_by_size_and_chosen_by_index(astronaut):
     assert len(faces) == 2
     assert faces[0].box[0] > 350 > 180 > faces[1].box[2]
     assert crop_face(pair, 64, face=1).landmarks[0, 0] < 180
-    with pytest.raises(ValueError, match="face 2 was asked for, but the picture has 2"):
+    with pytest.raises(ValueError, match="face 2 was asked for, but the photo has 2"):
         crop_face(pair, 64, face=2)
 
 
@@ -212,7 +212,7 @@ def test_tilted_head_is_turned_upright(astronaut):
 
 def test_no_face_says_what_to_do():
     """Assert that a photo without a face is refused with the way to pass a crop."""
-    with pytest.raises(ValueError, match=r"no face found in a picture of 90x70 pixels.*--aligned"):
+    with pytest.raises(ValueError, match=r"no face found in a photo of 90x70 pixels.*--aligned"):
         crop_face(Image.new("RGB", (90, 70), (10, 120, 30)), 64)
 
 

@@ -5,7 +5,7 @@ photo is framed alike by asking which of those cameras would have seen its five 
 projected through a grid of cameras without roll, and the similarity onto the best projection is the crop
 (`align_landmarks`).
 
-Coordinates of pictures are continuous pixels, x right and y down: 0 is the picture's edge and i + 0.5 the center of
+Coordinates of photos are continuous pixels, x right and y down: 0 is the photo's edge and i + 0.5 the center of
 pixel i.
 """
 
@@ -53,7 +53,7 @@ DETECTOR_OUTPUTS = ("537", "538", "539", "540")  # heat map, log size, offset, l
 
 @dataclass(frozen=True)
 class Face:
-    """A face found in a picture."""
+    """A face found in a photo."""
 
     box: np.ndarray
     """(4,) left, top, right, bottom in pixels."""
@@ -76,11 +76,11 @@ class FaceCrop:
     image: Image.Image
     """The square crop."""
     affine: np.ndarray
-    """(2, 3), takes (x, y, 1) in the picture to (x, y) in the crop, both in pixels."""
+    """(2, 3), takes (x, y, 1) in the photo to (x, y) in the crop, both in pixels."""
     landmarks: np.ndarray
-    """(5, 2) as in `Face`, in pixels of the picture."""
+    """(5, 2) as in `Face`, in pixels of the photo."""
     faces_found: int
-    """How many faces the picture has; 1 where the face was given."""
+    """How many faces the photo has; 1 where the face was given."""
 
 
 def detect_faces(image: Image.Image, model_path: str | Path | None = None) -> list[Face]:
@@ -157,13 +157,13 @@ def _overlap(box: np.ndarray, other: np.ndarray) -> float:
 def align_landmarks(
     landmarks: np.ndarray, size: int, template: np.ndarray = MEAN_HEAD, keep_roll: bool = False
 ) -> np.ndarray:
-    """The affine (2, 3) from picture to crop pixels that frames a face as the training cameras do.
+    """The affine (2, 3) from photo to crop pixels that frames a face as the training cameras do.
 
     Args:
-        landmarks: (5, 2) as in `Face`, in pixels of the picture.
+        landmarks: (5, 2) as in `Face`, in pixels of the photo.
         size: side of the crop in pixels.
         template: (5, 3), the same points of a mean head in the world.
-        keep_roll: leave the picture upright, so that a tilted head stays tilted.
+        keep_roll: leave the photo upright, so that a tilted head stays tilted.
     """
     yaw, pitch = (angle.flatten() for angle in torch.meshgrid(GRID_YAWS_DEG, GRID_PITCHES_DEG, indexing="ij"))
     points = torch.from_numpy(template).expand(len(yaw), -1, -1)
@@ -177,7 +177,7 @@ def align_landmarks(
     prior = (yaw.numpy() / YAW_DEVIATION_DEG) ** 2 + (pitch.numpy() / PITCH_DEVIATION_DEG) ** 2
     best = np.argmin(unlikely.sum(-1) + prior)
     turn = turns[best]
-    center = face_mean + (0.5 + 0.5j - view_means[best]) / turn  # of the crop, in the picture
+    center = face_mean + (0.5 + 0.5j - view_means[best]) / turn  # of the crop, in the photo
     turn = (abs(turn) if keep_roll else turn) * size
     shift = (0.5 + 0.5j) * size - turn * center
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
@@ -210,11 +210,11 @@ def crop_face(
     index = 0 if isinstance(face, Face) else face
     if not faces:
         raise ValueError(
-            f"no face found in a picture of {image.width}x{image.height} pixels: give a photo with a visible face, "
+            f"no face found in a photo of {image.width}x{image.height} pixels: give a photo with a visible face, "
             "or pass an already aligned square crop as it is (--aligned)"
         )
     if not 0 <= index < len(faces):
-        raise ValueError(f"face {index} was asked for, but the picture has {len(faces)}: give 0 to {len(faces) - 1}")
+        raise ValueError(f"face {index} was asked for, but the photo has {len(faces)}: give 0 to {len(faces) - 1}")
     affine = align_landmarks(faces[index].landmarks, size, template, keep_roll)
     return FaceCrop(_warp(image, affine, size), affine, faces[index].landmarks, len(faces))
 
@@ -243,7 +243,7 @@ def read_face(
 
 
 def _warp(image: Image.Image, affine: np.ndarray, size: int) -> Image.Image:
-    """The `size`-square crop; what lies outside the picture is its mirror image, the blurrier the further out."""
+    """The `size`-square crop; what lies outside the photo is its mirror image, the blurrier the further out."""
     pixels = np.asarray(image)
     scale = float(np.sqrt(np.linalg.det(affine[:, :2])))
     if scale < 1:  # shrink first, by areas: sampling alone would alias

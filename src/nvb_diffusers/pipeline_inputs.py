@@ -16,7 +16,7 @@ from .data.images import load_photo
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 FIDELITY = 1.0  # of a restoration where there is an appearance model
-SMALLEST_SIDE = 8  # pixels; below it a picture holds no face
+SMALLEST_SIDE = 8  # pixels; below it an image holds no face
 
 ImageInput = Image.Image | str | Path | np.ndarray | torch.Tensor
 Cameras = torch.Tensor | np.ndarray | Sequence[Any]
@@ -141,7 +141,7 @@ def read_image(image: ImageInput, size: int) -> Image.Image | torch.Tensor:
 
 
 def _check_side(width: int, height: int) -> None:
-    """Raise a ValueError where a picture's size in pixels is not that of a face crop."""
+    """Raise a ValueError where an image's size in pixels is not that of a face crop."""
     if width != height or width < SMALLEST_SIDE:
         raise ValueError(
             f"An image is {width}x{height}, but a square face crop of at least {SMALLEST_SIDE} pixels is needed: "

@@ -30,7 +30,7 @@ NUM_FINE_STEPS, NUM_HALVINGS = 3, 4  # of a ray whose neighbors are known
 STEEPEST_SLOPE = 4.0  # of depth against the image plane, 76 degrees: what is steeper is an edge, or seen too obliquely
 DEPTH_TOLERANCE = 0.01  # world units; a face is about 0.3 wide
 HIDDEN_TOLERANCE = 0.02  # world units; what lies deeper than a true depth map by more is hidden in it
-EDGE_MARGIN = 1 / 128  # share of the picture's side that is left out along depth edges, where a pixel mixes two things
+EDGE_MARGIN = 1 / 128  # share of an image's side that is left out along depth edges, where a pixel mixes two things
 UNKNOWN_MARGIN = 1 / 16  # share of the side around merged depths in which background cannot be told from head
 EMPTY_DEPTH = 100.0  # world units, where a depth map has no surface: behind everything
 

@@ -36,7 +36,7 @@ def score_identity(
 
     Returns:
         "warp error": mean absolute difference of the face in [0, 1]; "feature error": that of `gradient_features`, of
-        about 1 for unrelated pictures; "background error": as the first, of the background; and the same three "of
+        about 1 for unrelated images; "background error": as the first, of the background; and the same three "of
         the truth". Lower is better, down to that of the truth. NaN where no pixel is seen by both of a pair, as is the
         background if all views are further apart than the field of view.
     """
@@ -65,14 +65,14 @@ def orbit_flicker(
         with truths, the same "of the truth". NaN where nothing is seen by two frames in turn.
     """
     _check_views(frames, depths, cameras, truths)
-    pictures = {"": frames} if truths is None else {"": frames, TRUTH_SUFFIX: truths}
-    errors = _pair_errors(pictures, depths, cameras, [(target, [target - 1]) for target in range(1, len(frames))])
+    by_suffix = {"": frames} if truths is None else {"": frames, TRUTH_SUFFIX: truths}
+    errors = _pair_errors(by_suffix, depths, cameras, [(target, [target - 1]) for target in range(1, len(frames))])
     names = {"flicker": "face", "background flicker": "background"}
-    return {name + suffix: errors[key + suffix] for suffix in pictures for name, key in names.items()}
+    return {name + suffix: errors[key + suffix] for suffix in by_suffix for name, key in names.items()}
 
 
 def gradient_features(images: torch.Tensor) -> torch.Tensor:
-    """Normalized gradients (N, 4, H, W) of pictures (N, 3, H, W) in [0, 1]: fixed features, which no training made.
+    """Normalized gradients (N, 4, H, W) of images (N, 3, H, W) in [0, 1]: fixed features, which no training made.
 
     Horizontal and vertical differences of the blurred luminance (Rec. 601) at two scales, each divided by the root
     mean square of the gradient around it. So a detail counts by its shape and not by its contrast.
@@ -91,7 +91,7 @@ def gradient_features(images: torch.Tensor) -> torch.Tensor:
 
 
 def _pair_errors(
-    pictures: dict[str, torch.Tensor],
+    by_suffix: dict[str, torch.Tensor],
     depths: torch.Tensor,
     cameras: torch.Tensor,
     pairs: Iterable[tuple[int, Sequence[int]]],
@@ -99,12 +99,12 @@ def _pair_errors(
     """Mean absolute differences over pairs, each pixel counted once: of the face, its features and the background.
 
     Args:
-        pictures: views (V, 3, H, W) in [-1, 1] by a suffix of the scores' names.
+        by_suffix: views (V, 3, H, W) in [-1, 1] by a suffix of the scores' names.
         depths: (V, H, W).
         cameras: (V, 25).
         pairs: a target view, and the views that are warped into it.
     """
-    images = {suffix: views.float().clamp(-1, 1) / 2 + 0.5 for suffix, views in pictures.items()}
+    images = {suffix: views.float().clamp(-1, 1) / 2 + 0.5 for suffix, views in by_suffix.items()}
     far = {f"background{suffix}": views for suffix, views in images.items()}
     near = {f"face{suffix}": views for suffix, views in images.items()}
     near |= {f"features{suffix}": gradient_features(views) for suffix, views in images.items()}
@@ -121,7 +121,7 @@ def _pair_errors(
 
 
 def _blurred(maps: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Maps (N, 1, H, W) under a Gaussian of `sigma` pixels, the picture's border repeated outwards."""
+    """Maps (N, 1, H, W) under a Gaussian of `sigma` pixels, the image's border repeated outwards."""
     reach = round(3 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
     kernel = torch.softmax(-offsets.square() / (2 * sigma**2), dim=0)

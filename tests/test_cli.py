@@ -146,6 +146,23 @@ def test_fidelity_reaches_the_pipeline(run, face, tmp_path):
     assert "a pipeline with an appearance model" in errors[-1]
 
 
+def test_backgrounds_reach_the_pipeline(run, face, tmp_path):
+    """Assert that backdrop and color change views, and one line for what is neither or cannot be had."""
+    tiny_pipeline(appearance=True).save_pretrained(tmp_path / "own")
+    words = ["--aligned", "--checkpoint", tmp_path / "own", "--steps", 1, "--num", 1, "--yaw", "20:20"]
+    for name in ("turn", "photo", "#00ff00"):
+        options = [*words, "--background", name, "--out", tmp_path / name.strip("#")]
+        assert run("views", face, *options, model=False)[0] == 0
+    files = [(tmp_path / name / "view_00.png").read_bytes() for name in ("turn", "photo", "00ff00")]
+    assert len(set(files)) == 3
+    status, _, errors = run("views", face, "--aligned", "--background", "photo", "--out", tmp_path / "o")
+    assert status == 2
+    assert "without an appearance model has only turn" in errors[-1]
+    status, _, errors = run("views", face, "--background", "blurred", "--out", tmp_path / "o")
+    assert status == 2
+    assert "'blurred' is not turn, photo or a color" in errors[-1]
+
+
 def test_degrade_can_be_replayed_from_its_json(run, face, tmp_path):
     """Assert that the parameters written beside the picture give that picture again, and another seed another one."""
     assert run("degrade", face, "--preset", "mild", "--seed", 3, model=False)[0] == 0

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import torch
 from diffusers.utils import export_to_gif, export_to_video
-from PIL import Image
+from PIL import Image, ImageColor
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
@@ -20,6 +20,7 @@ from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 from nvb_diffusers.files import filled_folder, replaced_file
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
+from nvb_diffusers.pipeline_inputs import Background
 
 EXPORTERS: dict[str, Callable[..., str]] = {".mp4": export_to_video, ".gif": export_to_gif}
 
@@ -81,6 +82,8 @@ def _add_orbit(command: argparse.ArgumentParser, num_views: int) -> None:
                          help="degrees, positive to the subject's left (default -45:45)")  # fmt: skip
     command.add_argument("--pitch", type=float, default=0.0, help="degrees, positive from above (default %(default)s)")
     command.add_argument("--num", type=whole_number(1), default=num_views, help="cameras (default %(default)s)")
+    command.add_argument("--background", type=_background, default="turn",
+                         help="turn, photo (its own, standing still), or a color (default %(default)s)")  # fmt: skip
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -93,6 +96,16 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scheduler", choices=SCHEDULERS, help="default: the checkpoint's own")
     command.add_argument("--device", help="cuda, cuda:1, mps, cpu (default: the best there is)")
     command.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, else float32")
+
+
+def _background(text: str) -> Background:
+    if text in ("turn", "photo"):
+        return text
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not turn, photo or a color such as white or #ff8800") from None
+    return red / 255, green / 255, blue / 255
 
 
 def _yaw_range(text: str) -> tuple[float, float]:
@@ -115,7 +128,7 @@ def run_views(args: argparse.Namespace) -> None:
 
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])
-        output = pipe(source.image, cameras=cameras, **_call_options(args))
+        output = pipe(source.image, cameras=cameras, background=args.background, **_call_options(args))
         record = {
             "photo": photos[index].name,
             "seed": args.seed,
@@ -146,7 +159,9 @@ def run_orbit(args: argparse.Namespace) -> None:
     keep_photos([photo], [args.out])
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     pipe = _load(args, needs_views=True)
-    output = pipe(_read_source(args, pipe, photo).image, cameras=cameras, **_call_options(args))
+    output = pipe(
+        _read_source(args, pipe, photo).image, cameras=cameras, background=args.background, **_call_options(args)
+    )
     with replaced_file(args.out) as part:
         EXPORTERS[suffix](output.images + output.images[-2:0:-1], str(part), fps=args.fps)
     print(f"{args.out}: {len(cameras)} views, there and back")

@@ -1,6 +1,7 @@
 """Methods and comparisons at tiny size: every row on the same frozen sets, resumed where it was."""
 
 import json
+import shutil
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -214,12 +215,54 @@ def test_results_of_other_settings_are_not_gone_on_with(place, tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "pipeline")
     before = run()
     for change in ({"num_inference_steps": 2}, {"test_set": SET | {"num_target_views": 1}}):
-        with pytest.raises(ValueError, match="other settings or weights"):
+        with pytest.raises(ValueError, match="other settings, weights or data"):
             run(**change)
     assert run() == before
     tiny_pipeline(seed=1).save_pretrained(tmp_path / "pipeline")
-    with pytest.raises(ValueError, match="other settings or weights"):
+    with pytest.raises(ValueError, match="other settings, weights or data"):
         run()
+
+
+def test_results_of_other_data_are_not_gone_on_with(place, tmp_path):
+    """Assert the same after a changed picture or line under its old name, a changed config, or mean faces of others."""
+    made_of = {"data": tmp_path / "data", "pipeline": tmp_path / "pipeline"}
+    shutil.copytree(place / "data", tmp_path / "kept/data")
+    tiny_pipeline().save_pretrained(tmp_path / "kept/pipeline")
+    rows = [
+        {"name": "mean", "method": "mean_face", "neighbors": 2},
+        {"name": "ours", "method": "one_stage", "checkpoint": str(made_of["pipeline"])},
+    ]
+    test_set = SET | {"split": "test", "num_identities": 1}
+    values = {"title": "t", "rows": rows, "preset": "mild", "test_set": test_set, "num_inference_steps": 1}
+    (tmp_path / "comparison.json").write_text(json.dumps(values))
+    metadata, schedule = "data/images/metadata.jsonl", "pipeline/scheduler/scheduler_config.json"
+
+    def run():
+        return compare(read_comparison(tmp_path / "comparison.json"), made_of["data"], tmp_path / "out", None)
+
+    def paint(split):
+        lines = [json.loads(line) for line in (tmp_path / metadata).read_text().splitlines()]
+        name = next(line["file_name"] for line in lines if line["split"] == split)
+        Image.new("RGB", (64, 64), (0, 200, 0)).save(made_of["data"] / "images" / name)
+
+    def replace_text(file, old, new):
+        text = (tmp_path / file).read_text()
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new))
+
+    shutil.copytree(tmp_path / "kept", tmp_path, dirs_exist_ok=True)
+    before = run()
+    for change in (
+        lambda: paint("test"),
+        lambda: paint("train"),  # of which the mean faces are made
+        lambda: replace_text(metadata, '"split": "test"', '"beard": "full", "split": "test"'),
+        lambda: replace_text(schedule, '"leading"', '"trailing"'),
+    ):
+        change()
+        with pytest.raises(ValueError, match="other settings, weights or data"):
+            run()
+        shutil.copytree(tmp_path / "kept", tmp_path, dirs_exist_ok=True)
+    assert run() == before
 
 
 def test_a_new_rival_is_one_class(place, tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ import numpy as np
 from PIL import Image
 
 from nvb_diffusers.camera import FOCAL, RADIUS
+from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.images import load_photo, photo_size
 from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
@@ -341,7 +342,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--size {args.size} --workers {args.workers}: expected 1 or more")
         cuts, similarities = build_set(args)
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
-        begin_data_set(args.output_dir, settings, inputs=[args.landmarks])
+        made_of = {  # a new calibration shows in the square that is cut out
+            f"images/{record['file_name']}": fingerprint([picture.path], picture.timestep, box)
+            for picture, box, record in cuts
+        }
+        begin_data_set(args.output_dir, settings, [args.landmarks], made_of)
         output_dir = Path(args.output_dir)
 
         def work(cut: tuple[Picture, Box, Record]) -> Record:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
@@ -87,12 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--size {args.size} --workers {args.workers}: expected 1 or more")
         names, records = build_records(args)
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
-        begin_data_set(args.output_dir, settings, inputs=[Path(args.data_dir) / "dataset.json"])
-        images = Path(args.output_dir) / "images"
+        sources = [Path(args.data_dir) / name for name in names]
+        targets = [f"images/{record['file_name']}" for record in records]
+        made_of = {target: fingerprint([path]) for target, path in zip(targets, sources, strict=True)}
+        begin_data_set(args.output_dir, settings, [Path(args.data_dir) / "dataset.json"], made_of)
 
         def work(index: int) -> float:
-            target = images / records[index]["file_name"]
-            return resize_image(Path(args.data_dir) / names[index], target, args.size)
+            return resize_image(sources[index], Path(args.output_dir) / targets[index], args.size)
 
         map_parallel(work, range(len(names)), args.workers)
         path = write_records(args.output_dir, records)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.records import (
     IMAGE_FORMATS,
     begin_data_set,
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(set(names)) < len(names):
             raise ValueError(f"two pictures of {args.data_dir} differ only in their suffix")
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
-        begin_data_set(args.output_dir, settings, inputs=[metadata_path(args.data_dir)])
+        pairs = zip(names, records, strict=True)
+        made_of = {f"images/{name}": fingerprint([source / record["file_name"]]) for name, record in pairs}
+        begin_data_set(args.output_dir, settings, [metadata_path(args.data_dir)], made_of)
 
         def work(index: int) -> dict[str, Any]:
             record, name = records[index], names[index]

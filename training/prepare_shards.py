@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 
+from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.records import SPLITS, begin_data_set, read_records
 from nvb_diffusers.data.shards import INDEX_FILE, RECORD_FEATURES
 from nvb_diffusers.files import replaced_file, write_whole
@@ -83,18 +84,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--shard_size {args.shard_size}: expected above 0")
         records = read_records(args.data_dir)
         folder, target = Path(args.data_dir) / "images", Path(args.output_dir)
-        begin_data_set(target, {name: value for name, value in vars(args).items() if name != "output_dir"})
         index: dict[str, list[dict[str, Any]]] = {}
+        shards: dict[str, list[dict[str, Any]]] = {}  # the records of each file
         for split in SPLITS:
             identities = group_by_identity([r for r in records if r["split"] == split], args.shuffle_seed)
             index[split] = []
             for number, shard in enumerate(fill_shards(identities, folder, args.shard_size * MEGABYTE)):
-                views = [view for identity in shard for view in identity]
                 name = f"{split}-{number:05d}.parquet"
-                if not (target / name).exists():
-                    write_shard(target / name, folder, views)
-                cameras = all(view.get("camera") is not None for view in views)
+                shards[name] = [view for identity in shard for view in identity]
+                cameras = all(view.get("camera") is not None for view in shards[name])
                 index[split].append({"file": name, "views": [len(i) for i in shard], "cameras": cameras})
+        made_of = {name: fingerprint((folder / v["file_name"] for v in views), views) for name, views in shards.items()}
+        settings = {name: value for name, value in vars(args).items() if name != "output_dir"}
+        begin_data_set(target, settings, made_of=made_of, index=INDEX_FILE)
+        for name, views in shards.items():
+            if not (target / name).exists():
+                write_shard(target / name, folder, views)
+        for path in target.glob("*.parquet"):
+            if path.name not in shards:  # of the set as it was: tools that read every file would mix them
+                path.unlink()
         write_whole(target / INDEX_FILE, json.dumps(index))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

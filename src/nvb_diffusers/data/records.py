@@ -26,8 +26,9 @@ import torch
 from PIL import Image
 
 from nvb_diffusers.camera import check_camera_params
+from nvb_diffusers.data.fingerprint import drop_outdated, file_hash
 from nvb_diffusers.data.images import is_system_file, load_photo, photo_size
-from nvb_diffusers.files import read_json, replaced_file, write_whole
+from nvb_diffusers.files import read_json, replaced_file, write_json, write_whole
 
 SPLITS = ("train", "validation", "test")
 IMAGE_FORMATS = ("webp", "png")
@@ -154,24 +155,34 @@ def read_eg3d_labels(path: str | Path) -> list[tuple[str, list[float]]]:
     return [(name, camera) for name, camera in labels if not Path(name).stem.endswith("_mirror")]
 
 
-def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: Iterable[str | Path] = ()) -> None:
-    """Make the folder of a new data set and note how it is made, in `prepare.json`.
+def begin_data_set(
+    data_dir: str | Path,
+    settings: Mapping[str, Any],
+    inputs: Iterable[str | Path] = (),
+    made_of: Mapping[str, str] | None = None,
+    index: str = "images/metadata.jsonl",
+) -> None:
+    """Make the folder of a new data set and note how it is made, in `prepare.json`, and of what, in `sources.json`.
 
-    A second call with the same settings and inputs goes on where the first stopped: images are written at once, so
-    those already there are whole and of these settings.
+    A second call with the same settings and inputs goes on where the first stopped: files are written at once, so
+    those already there are whole and of these settings. Files whose sources changed are removed, to be made anew.
 
     Args:
         data_dir: the folder to make, which must be new, empty or begun in this way.
         settings: JSON values.
-        inputs: files the images depend on, such as labels; their contents count, by a hash.
+        inputs: files that all images depend on, such as labels; their contents count, by a hash.
+        made_of: the `fingerprint` of the sources of each file to be made, by its name in the folder.
+        index: the file in the folder that is written last.
+
+    Raises:
+        ValueError: the folder is of other settings or inputs, or holds something else.
     """
     folder = Path(data_dir)
     note = folder / "prepare.json"
-    hashes = {f"sha256 of {Path(path).name}": hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in inputs}
-    text = json.dumps({**settings, **hashes}, indent=2) + "\n"
+    now = {**settings, **{f"sha256 of {Path(path).name}": file_hash(path) for path in inputs}}
     if note.is_file():
         before = read_json(note)
-        now = json.loads(text)
+        now = json.loads(json.dumps(now))
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if changed:
             key = changed[0]
@@ -179,10 +190,12 @@ def begin_data_set(data_dir: str | Path, settings: Mapping[str, Any], inputs: It
                 f"{folder} was prepared with {key} = {before.get(key)!r}, now {key} = {now.get(key)!r}: "
                 "choose another output folder, or remove this one"
             )
-        return
-    if folder.exists() and (not folder.is_dir() or any(not is_system_file(path) for path in folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(not is_system_file(path) for path in folder.iterdir())):
         raise ValueError(f"{folder} exists and is not a data set being prepared: choose an empty or a new folder")
-    write_whole(note, text)
+    else:
+        write_json(note, now)
+    if made_of is not None:
+        drop_outdated(folder, "sources.json", index, made_of)
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:

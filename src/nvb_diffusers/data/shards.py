@@ -11,7 +11,7 @@ where `views` counts the images of each identity. Every HF data set tool reads t
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import datasets
@@ -86,6 +86,9 @@ class ShardedRecords:
                     table = pyarrow.parquet.read_table(file)
             except (OSError, ValueError) as error:
                 raise OSError(f"cannot read shard {path}: {error}") from None
+            found = [len(list(views)) for _, views in groupby(table["identity"].to_pylist())]
+            if found != self.views_per_shard[shard]:
+                raise ValueError(f"{path} is not the shard that {INDEX_FILE} lists: copy the folder again, whole")
             self._loaded = shard, datasets.Dataset(datasets.table.InMemoryTable(table))
         return self._loaded[1]
 

@@ -23,6 +23,7 @@ import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
+from nvb_diffusers.data.fingerprint import file_hash
 from nvb_diffusers.evaluation.acceptance import measure_requirements, target_images
 from nvb_diffusers.evaluation.calibration import sample_honesty
 from nvb_diffusers.evaluation.configuration import Comparison, ComparisonFolder, Row
@@ -41,7 +42,7 @@ from nvb_diffusers.evaluation.results import (
     index_results,
 )
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
-from nvb_diffusers.evaluation.test_sets import TestSet, file_hash, load_test_set, make_test_set
+from nvb_diffusers.evaluation.test_sets import TestSet, load_test_set, make_test_set, source_hash
 from nvb_diffusers.files import read_json, write_json, write_whole
 
 YAW_EDGES_DEG = (0, 10, 20, 30, 45, 60)
@@ -168,7 +169,8 @@ def _run_job(job: Job, folder: ComparisonFolder, networks: Networks) -> Result:
         "method": job.row.method,
         **job.row.options,
         "num_inference_steps": job.method.num_inference_steps,
-        "weights": _weights(job.method),
+        "made_of": job.method.made_of(),
+        "test_set": file_hash(test_set.folder / "manifest.json"),
     }
     _keep_settings(predictions / "configuration.json", settings)
     write_predictions(job.method, test_set, predictions, job.num_orbits)
@@ -193,7 +195,8 @@ def _source_camera(test_set: TestSet, predictions: Path) -> SourceCamera | None:
 def _keep_test_set(comparison: Comparison, preset: str, data_dir: Path, folder: ComparisonFolder) -> None:
     """Make the test set of a degradation, or check the one that is there."""
     path, options = folder.test_set(preset), comparison.test_set
-    _keep_settings(path.with_name(f"{preset}.json"), {"data": data_dir.resolve().name, **options.to_json()})
+    settings = {"data": data_dir.resolve().name, **options.to_json(), "sha256": source_hash(data_dir, options.split)}
+    _keep_settings(path.with_name(f"{preset}.json"), settings)
     if path.exists():
         load_test_set(path)
         return
@@ -213,15 +216,8 @@ def _keep_settings(path: Path, settings: Mapping[str, object]) -> None:
     """Note what the files beside it are made with; what was made with anything else must not be gone on with."""
     content = json.dumps(settings, indent=2)
     if path.is_file() and path.read_text() != content:
-        raise ValueError(f"{path} tells of other settings or weights: give another folder (--out)")
+        raise ValueError(f"{path} tells of other settings, weights or data: give another folder (--out)")
     write_whole(path, content)
-
-
-def _weights(method: Method) -> list[object]:
-    """Equal for equal weights, and defaults of calls, of a method's pipelines."""
-    folders = [Path(checkpoint_folder(name)) for name in method.checkpoints]
-    files = [file for path in folders for file in (path / "model_index.json", *sorted(path.rglob("*.safetensors")))]
-    return [file_hash(file) for file in files]
 
 
 def _is_pipeline(folder: str) -> bool:
@@ -232,15 +228,17 @@ def _calibrate(comparison: Comparison, method: OneStage, folder: ComparisonFolde
     """For each degradation of the first row the deviation of its samples, and its correlation with their error."""
     if not comparison.num_calibrated:
         return {}
+    presets = comparison.presets(comparison.rows[0])
     settings: dict[str, object] = {
         "num_samples": comparison.num_samples,
         "num_calibrated": comparison.num_calibrated,
         "num_inference_steps": method.num_inference_steps,
-        "weights": _weights(method),
+        "made_of": method.made_of(),
+        "test_sets": {preset: file_hash(folder.test_set(preset) / "manifest.json") for preset in presets},
     }
     _keep_settings(folder.calibration("settings"), settings)
     results = {}
-    for preset in comparison.presets(comparison.rows[0]):
+    for preset in presets:
         path = folder.calibration(preset)
         if not path.is_file():
             test_set = load_test_set(folder.test_set(preset), verify=False)

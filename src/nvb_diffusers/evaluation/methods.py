@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles, orbit_cameras
-from nvb_diffusers.data.datasets import load_records, read_record
+from nvb_diffusers.data.datasets import file_names, load_records, read_record
+from nvb_diffusers.data.fingerprint import file_hash, fingerprint
 from nvb_diffusers.data.images import resized
 from nvb_diffusers.data.records import save_image
 from nvb_diffusers.evaluation.json_data import JsonData
@@ -70,6 +71,12 @@ class Method(JsonData, ABC):
     def checkpoints(self) -> tuple[str, ...]:
         """Pipelines that it needs, by the names that `checkpoint_folder` knows."""
         return ()
+
+    def made_of(self) -> list[str]:
+        """Hashes that are equal for equal weights and settings of its pipelines, wherever they are."""
+        folders = [Path(checkpoint_folder(name)) for name in self.checkpoints]
+        files = [file for folder in folders for file in sorted(folder.rglob("*"))]
+        return [file_hash(file) for file in files if file.suffix in (".json", ".safetensors")]
 
     @abstractmethod
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
@@ -205,6 +212,13 @@ class MeanFace(Method):
             raise ValueError("a mean face needs the multi-view set that it is the mean of (data_dir)")
         records = load_records(self.data_dir, "train")
         return records, torch.tensor(records["camera"], dtype=torch.float32)  # (M, 25)
+
+    def made_of(self) -> list[str]:
+        """The fingerprint of the images and cameras that the means are of."""
+        records, _ = self._records
+        return [
+            fingerprint((image["path"] for image in records["image"]), file_names(records), list(records["camera"]))
+        ]
 
     def __call__(self, image: Image.Image, cameras: torch.Tensor, seed: int) -> Prediction:
         """Mean faces of the input's size."""

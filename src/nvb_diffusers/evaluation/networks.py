@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers.data.fingerprint import file_hash
 from nvb_diffusers.data.images import to_images
 from nvb_diffusers.evaluation.metrics import NIQE, resize_square
 from nvb_diffusers.face_crop import detect_faces
@@ -54,8 +55,8 @@ class Networks:
     cameras: dict[str, CameraPredictor] = field(default_factory=dict)
     features: dict[str, FeatureExtractor] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
-    fingerprint: str | None = None
-    """Of the camera predictor's weights."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Of the weights that were given, by column; the others never change."""
 
     @property
     def columns(self) -> list[str]:
@@ -83,6 +84,8 @@ def find_networks(camera_predictor: str | None, arcface: str | Path | None = Non
     add("DISTS", networks.comparators, find_dists)
     add("FID", networks.features, find_inception)
     add("ID", networks.identities, lambda: find_arcface(arcface))
+    if arcface is not None and "ID" in networks.identities:
+        networks.fingerprints["ID"] = file_hash(arcface)
     add("dlib-ID", networks.identities, find_dlib)
     add("POSE (mediapipe)", networks.meshes, find_mesh)
     if camera_predictor is None:
@@ -91,7 +94,7 @@ def find_networks(camera_predictor: str | None, arcface: str | Path | None = Non
         own = OwnPredictor(camera_predictor)
         networks.cameras["POSE (own predictor)"] = own.cameras
         networks.features["FID (NVB encoder)"] = own.features
-        networks.fingerprint = own.fingerprint()
+        networks.fingerprints["POSE (own predictor)"] = own.fingerprint()
     return networks
 
 

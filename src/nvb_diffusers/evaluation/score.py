@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.data.fingerprint import file_hash
 from nvb_diffusers.data.images import load_photo, psnr, to_pixel_values
 from nvb_diffusers.evaluation import consistency
 from nvb_diffusers.evaluation.methods import ORBIT_YAW_DEG
@@ -42,7 +43,7 @@ from nvb_diffusers.evaluation.metrics import (
 from nvb_diffusers.evaluation.networks import Networks, Observer
 from nvb_diffusers.evaluation.results import CONSISTENCY, NOVEL_VIEWS, RESTORATION, Score, Summary
 from nvb_diffusers.evaluation.summaries import summarize
-from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, file_hash, load_images, view_name
+from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, load_images, view_name
 from nvb_diffusers.files import read_json, write_json, write_whole
 from nvb_diffusers.warp import merge_depths
 
@@ -148,7 +149,7 @@ def _kept_scores(out: Path, test_set: TestSet, networks: Networks) -> Kept:
     settings = {
         "set": file_hash(test_set.folder / "manifest.json"),
         "measures": networks.columns,
-        "camera_predictor": networks.fingerprint,
+        "networks": networks.fingerprints,
     }
     note = out / "settings.json"
     before = read_json(note) if note.is_file() else settings

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nvb_diffusers.data.fingerprint import file_hash
 from nvb_diffusers.evaluation.intervals import Interval, bootstrap_interval, jackknife_interval
 from nvb_diffusers.evaluation.metrics import describe, frechet_distance
 from nvb_diffusers.evaluation.networks import Networks
@@ -19,7 +20,7 @@ from nvb_diffusers.evaluation.results import (
     Score,
     Summary,
 )
-from nvb_diffusers.evaluation.test_sets import TestSet, file_hash, load_images, view_name
+from nvb_diffusers.evaluation.test_sets import TestSet, load_images, view_name
 from nvb_diffusers.files import read_json
 
 

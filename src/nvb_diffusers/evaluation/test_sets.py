@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from nvb_diffusers.data.degradation import PRESETS, DegradationParams, apply, draw_degradation
+from nvb_diffusers.data.fingerprint import file_hash
 from nvb_diffusers.data.images import load_photo, resized, to_pixel_values
 from nvb_diffusers.data.records import read_records
 from nvb_diffusers.evaluation.json_data import JsonData
@@ -171,6 +172,17 @@ def make_test_set(
     return out
 
 
+def source_hash(data_dir: str | Path, split: str) -> str:
+    """Of all that a test set of a split depends on in the data: its records, images and depths, by their content."""
+    folder, digest = Path(data_dir), hashlib.sha256()
+    for record in read_records(data_dir):
+        if record["split"] == split:
+            digest.update(json.dumps(record, sort_keys=True).encode())
+            for path in (folder / "images" / record["file_name"], _depth_path(folder, record)):
+                digest.update(file_hash(path).encode() if path.is_file() else b"none")
+    return digest.hexdigest()
+
+
 def load_test_set(folder: str | Path, verify: bool = True) -> TestSet:
     """Read a test set.
 
@@ -196,11 +208,6 @@ def load_test_set(folder: str | Path, verify: bool = True) -> TestSet:
 def load_images(paths: Iterable[Path], resolution: int) -> torch.Tensor:
     """Images (N, 3, S, S) in [-1, 1], at a set's resolution."""
     return to_pixel_values([resized(load_photo(path), resolution) for path in paths])
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _records_by_identity(data_dir: str | Path, split: str, num_views: int) -> dict[str, list[dict[str, Any]]]:
@@ -277,9 +284,13 @@ def _save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(np.ascontiguousarray(pixels)).save(path)
 
 
+def _depth_path(data_dir: Path, record: dict[str, Any]) -> Path:
+    return (data_dir / "depth" / record["file_name"]).with_suffix(".png")
+
+
 def _copy_depth(data_dir: Path, out: Path, record: dict[str, Any], name: str, resolution: int) -> None:
     """Depth at the set's resolution, by nearest: a mean of face and background would be a place that nothing is at."""
-    path = (data_dir / "depth" / record["file_name"]).with_suffix(".png")
+    path = _depth_path(data_dir, record)
     if path.is_file():
         with Image.open(path) as image:
             depth = np.asarray(image.resize((resolution, resolution), Image.Resampling.NEAREST))

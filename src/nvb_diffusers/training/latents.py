@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from tqdm.auto import tqdm
 
 from nvb_diffusers.data.datasets import file_names, read_record
+from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.images import resized
 from nvb_diffusers.files import read_json, replaced_file, write_whole
 
@@ -83,10 +84,11 @@ def cache_latents(
 
 
 def _describe(vae: ModelMixin, records: datasets.Dataset, resolution: int) -> dict[str, str | int]:
-    """What a cache depends on; images count by their names."""
+    """What a cache depends on."""
     config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
     weights = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for _, value in sorted(vae.state_dict().items()):
         weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    names = hashlib.sha256("\n".join(file_names(records)).encode())
-    return {"autoencoder": weights.hexdigest()[:16], "resolution": resolution, "images": names.hexdigest()[:16]}
+    paths = [image["path"] for image in records["image"]]
+    images = fingerprint(paths, file_names(records))
+    return {"autoencoder": weights.hexdigest()[:16], "resolution": resolution, "images": images}

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load_script, tiny_encoder, tiny_unet, tiny_view_transformer
+from conftest import ROOT, SIDE, load_script, tiny_appearance, tiny_encoder, tiny_unet, tiny_view_transformer
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import orbit_cameras
 
 RECIPES = ROOT / "training/recipes"
-RESULTS = ["autoencoder/vae", *(f"{name}/pipeline" for name in ("restoration", "features", "novel_view"))]
+STAGES = ("restoration", "features", "novel_view", "restorer", "reader", "fuser_small", "fuser")
+RESULTS = ["autoencoder/vae", *(f"{name}/pipeline" for name in STAGES)]
 TINY_VAE = {
     "latent_channels": 4,
     "encoder_block_types": "ResBlock",
@@ -40,6 +41,7 @@ def write_shapes(folder):
     """Shapes of tiny models, under the names that the default recipe asks for."""
     folder.mkdir()
     models = {"unet": tiny_unet(), "image_encoder": tiny_encoder(), "view_transformer": tiny_view_transformer()}
+    models["appearance"] = tiny_appearance(sample_size=SIDE)
     for name, model in models.items():
         shape = {key: value for key, value in model.config.items() if not key.startswith("_")}
         (folder / f"{name}.json").write_text(json.dumps(shape))
@@ -67,7 +69,7 @@ def test_the_default_recipe_goes_from_nothing_to_a_pipeline(tmp_path):
             assert process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
-    assert not (out / "novel_view").exists()
+    assert not (out / "fuser").exists()
     done = {
         path: when for folder in ("heads", "heads-64", "autoencoder") for path, when in contents(out / folder).items()
     }
@@ -78,6 +80,7 @@ def test_the_default_recipe_goes_from_nothing_to_a_pipeline(tmp_path):
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     assert all((out / result).is_dir() for result in RESULTS)
     pipe = NVBFacePipeline.from_pretrained(out / RESULTS[-1])
+    assert pipe.appearance is not None
     views = pipe(
         torch.rand(3, 64, 64), cameras=orbit_cameras(2, (-20, 20)), num_inference_steps=1, output_type="pt"
     ).images

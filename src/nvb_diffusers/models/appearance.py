@@ -21,6 +21,7 @@ from .pixel_restorer import PixelRestorer
 
 MEAN_DEPTH, DEPTH_SCALE = 2.55, 0.12  # world units: where a face is before a camera at distance 2.7
 # How far each candidate for a pixel is trusted at first, before the fuser has learned: plain pasting.
+FEATHER, FEATHER_POWER = 7, 6  # side in pixels of what is looked at for an edge, and how fast trust falls toward it
 MIRROR_TRUST, BACKGROUND_TRUST, VIEW_TRUST, PAINTED_TRUST, LEAST_TRUST = 0.3, 0.5, 0.03, 0.01, 1e-3
 
 
@@ -209,10 +210,11 @@ class AppearanceModel(ModelMixin, ConfigMixin):
         views = F.interpolate(views.float(), direct.shape[-2:], mode="bicubic").clamp(-1, 1)
         given = torch.cat([direct, mirrored, background, views], dim=1)  # (N, 17, S, S)
         correction, painted, mask = self.fuser(given.to(self.dtype)).float().split([5, 3, 1], dim=1)
-        unseen = 1 - direct[:, 3]
+        seen, reflected = _feathered(direct[:, 3]), _feathered(mirrored[:, 3])  # (N, S, S)
+        unseen = 1 - seen
         trust = [  # (N, S, S) each
-            direct[:, 3] * direct[:, 4].square(),
-            MIRROR_TRUST * unseen * mirrored[:, 3] * mirrored[:, 4].square(),
+            seen * direct[:, 4].square(),
+            MIRROR_TRUST * unseen * reflected * mirrored[:, 4].square(),
             BACKGROUND_TRUST * background[:, 3],
             torch.full_like(unseen, VIEW_TRUST),
             torch.full_like(unseen, PAINTED_TRUST),
@@ -262,6 +264,12 @@ def own_backdrop(surface: PhotoSurface) -> torch.Tensor:
     person = F.max_pool2d(surface.mask[:, None], kernel_size=9, stride=1, padding=4)  # hair reaches beyond its mask
     known = (person < 0.1).to(person)
     return _filled(surface.pixel_values * known, known)
+
+
+def _feathered(visibility: torch.Tensor) -> torch.Tensor:
+    """Visibility (N, S, S) that fades out over a few pixels inside of its edges, which are as jagged as pixels are."""
+    near_edge = F.avg_pool2d(visibility[:, None], FEATHER, stride=1, padding=FEATHER // 2, count_include_pad=False)
+    return visibility * near_edge[:, 0] ** FEATHER_POWER
 
 
 def _filled(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,10 @@ def score_photos(
     cameras = torch.stack([camera_from_angles(*pair) for pair in ANGLES])
     results = []
     for path in tqdm(list_photos(folder), desc="photos", unit="photo"):
-        face = read_face(path, pipeline)
+        try:
+            face = read_face(path, pipeline)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         whole = to_pixel_values([face])[0]
         embedding, source_points = embed(whole), mesh(whole)
         if embedding is None or source_points is None:
@@ -135,7 +138,7 @@ def score_photos(
 def summarize_photos(results: Sequence[PhotoView]) -> str:
     """A table in Markdown: recognition and turn by shrinkage and angle, with 95 % intervals over photos."""
     lines = [
-        "| smaller | yaw, pitch | same person | distance, median | face found | yaw off, own (deg) | off, mesh (deg) |",
+        "| smaller | yaw, pitch | same person | distance, median | face found | camera off, own (deg) | off, mesh (deg) |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     keys = dict.fromkeys((r.shrinkage, (abs(r.yaw_deg), abs(r.pitch_deg))) for r in results)

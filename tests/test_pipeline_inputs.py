@@ -358,7 +358,14 @@ def test_lora_comes_and_goes(pipe, tmp_path, diffusers_warnings):
         assert (latents_of(pipe) - plain).abs().max() > 1e-3
         pipe.unload_lora_weights()
     pipe.load_lora_weights(tmp_path)
-    pipe.fuse_lora(components=["unet"])
+    for _ in range(2):
+        pipe.fuse_lora()
+        assert (latents_of(pipe) - changed).abs().max() < 1e-4
+        pipe.unfuse_lora()
+    pipe.unload_lora_weights()
+    assert (latents_of(pipe) - plain).abs().max() < 1e-4
+    pipe.load_lora_weights(tmp_path)
+    pipe.fuse_lora(["unet"])
     pipe.unload_lora_weights()
     assert (latents_of(pipe) - changed).abs().max() < 1e-4
     assert diffusers_warnings() == []
@@ -383,8 +390,8 @@ def test_pickled_lora_is_refused(pipe, tmp_path):
 def test_pipeline_with_a_lora_is_not_saved(pipe, tmp_path):
     """Assert that nothing is written while a LoRA is live, or fused but not unloaded; afterwards it saves."""
     pipe.load_lora_weights({f"unet.{name}": value for name, value in make_lora().items()})
-    for step in (lambda: pipe.fuse_lora(components=["unet"]), pipe.unload_lora_weights):
-        with pytest.raises(ValueError, match=r"live LoRA adapter.*fuse_lora\(components=\['unet'\]\)"):
+    for step in (pipe.fuse_lora, pipe.unload_lora_weights):
+        with pytest.raises(ValueError, match=r"live LoRA adapter.*pipe.fuse_lora\(\)"):
             pipe.save_pretrained(tmp_path / "pipe")
         assert not (tmp_path / "pipe").exists()
         step()

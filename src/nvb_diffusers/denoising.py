@@ -1,6 +1,7 @@
 """One step of the denoising loop: what the UNet predicts, and what the scheduler takes."""
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,19 @@ def guided_prediction(
             prediction = unconditional + guidance_scale * (conditional - unconditional)
         predictions.append(prediction)
     return torch.cat(predictions)
+
+
+def call_back(
+    callback: Callable[..., dict[str, Any] | None],
+    pipeline: Any,
+    step: int,
+    timestep: torch.Tensor,
+    tensors: dict[str, torch.Tensor],
+    names: Sequence[str],
+) -> torch.Tensor:
+    """The latents after a callback was given the named tensors: those that it returns, else the same."""
+    returned = callback(pipeline, step, timestep, {name: tensors[name] for name in names})
+    return (returned or {}).get("latents", tensors["latents"])
 
 
 def extra_step_kwargs(

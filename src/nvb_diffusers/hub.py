@@ -11,8 +11,10 @@ from functools import partial
 from importlib.util import resolve_name
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin
 from huggingface_hub import create_branch, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -135,8 +137,8 @@ def _check_publishable(pipeline: NVBFacePipeline) -> None:
             f"`pipeline` is a {_full_name(pipeline)}, but only the installed {PACKAGE}.NVBFacePipeline is published: "
             "load the pipeline again with NVBFacePipeline.from_pretrained, without trust_remote_code."
         )
-    for name, component in pipeline.components.items():
-        if component is not None and type(component).__module__.split(".")[0] not in (PACKAGE, "diffusers"):
+    for name, component in _parts(pipeline).items():
+        if type(component).__module__.split(".")[0] not in (PACKAGE, "diffusers"):
             raise ValueError(
                 f"`{name}` is a {_full_name(component)}, but only classes of diffusers and {PACKAGE} are published: "
                 "load it again without trust_remote_code, or build the pipeline from those classes."
@@ -173,7 +175,7 @@ def _published_card(repo_id: str, token: str | None) -> str | None:
 def _default_card(pipeline: NVBFacePipeline, repo_id: str) -> str:
     rows = [
         f"| `{name}` | `{type(model).__name__}` | {model.num_parameters() / 1e6:.1f} M |"
-        for name, model in pipeline.components.items()
+        for name, model in _parts(pipeline).items()
         if isinstance(model, ModelMixin)
     ]
     output, call = "the same view comes out, restored", 'restored = pipe.restore("face.png").images[0]'
@@ -205,9 +207,13 @@ def _add_code(pipeline: NVBFacePipeline, folder: Path) -> None:
     write_json(index_file, index)
 
 
+def _parts(pipeline: NVBFacePipeline) -> dict[str, Any]:
+    """The components that are there: models and the scheduler."""
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, ConfigMixin)}
+
+
 def _our_components(pipeline: NVBFacePipeline) -> dict[str, ModelMixin]:
-    ours = pipeline.components.items()
-    return {name: model for name, model in ours if type(model).__module__.split(".")[0] == PACKAGE}
+    return {name: model for name, model in _parts(pipeline).items() if type(model).__module__.split(".")[0] == PACKAGE}
 
 
 def _standalone_source(module: str, seen: set[str]) -> str:

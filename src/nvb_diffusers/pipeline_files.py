@@ -1,10 +1,18 @@
 """A pipeline that is read from safetensors alone, takes LoRAs for its UNet, and is saved whole."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from diffusers import DiffusionPipeline
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils import logging
+
+from .safetensors_only import explained_weights, refuse_pickle, refuse_pickle_saving
+
+logger = logging.get_logger(__name__)
 
 
 class SafetensorsPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -13,61 +21,102 @@ class SafetensorsPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     _lora_loadable_modules: ClassVar[list[str]] = ["unet"]
     text_encoder = None  # diffusers' LoRA loader asks for one, and to fill it
 
+    @property
+    def components(self) -> dict[str, Any]:
+        """What makes the same pipeline again: its components, and the defaults of its calls where it has any."""
+        defaults = {name: self.config.get(name) for name in sorted(self._get_signature_keys(self)[1])}
+        return {**super().components, **{name: value for name, value in defaults.items() if value is not None}}
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """Load from a folder or a Hub id; see `DiffusionPipeline.from_pretrained`. Only safetensors are read.
 
         Raises:
-            ValueError: the weights are a pickle, or damaged.
+            ValueError: the weights are a pickle, damaged, or of another variant, or the folder is no pipeline's.
         """
         refuse_pickle(kwargs)
-        try:
-            return super().from_pretrained(str(pretrained_model_name_or_path), use_safetensors=True, **kwargs)
-        except (
-            OSError
-        ) as error:  # told apart by diffusers' words, which last as long as setup.py's bound on its version
-            if "Unable to load weights" in str(error):
-                raise ValueError(f"Damaged weights, which must be fetched or saved again: {error}") from error
-            if "safetensors" in str(error):
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} lacks safetensors weights, and a pickle is refused: convert it "
-                    "first."
-                ) from error
-            raise
+        source = str(pretrained_model_name_or_path)
+        if Path(source).is_dir():
+            _refuse_other_folder(Path(source))
+        with explained_weights(source):
+            return super().from_pretrained(source, use_safetensors=True, **kwargs)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """Make a pipeline of another one's components; see `DiffusionPipeline.from_pipe`.
+
+        diffusers takes over a component only where its class is the very one of the annotation, and ours allow others.
+        """
+        expected = set().union(*cls._get_signature_keys(cls))
+        given = {name: part for name, part in pipeline.components.items() if name in expected}
+        return super().from_pipe(pipeline, **{**given, **kwargs})
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save all components; see `DiffusionPipeline.save_pretrained`.
 
         Raises:
-            ValueError: the UNet carries a live LoRA adapter, whose wrapped layers would make a corrupt checkpoint.
+            ValueError: the UNet carries a live LoRA adapter, whose wrapped layers would make a corrupt checkpoint; or
+                a pickle was asked for.
         """
+        refuse_pickle_saving(kwargs)
         if any(name.endswith("base_layer") for name, _ in self.unet.named_modules()):
             raise ValueError(
                 "The UNet carries a live LoRA adapter, which a saved pipeline cannot hold: fuse it first, our own with "
-                "`nvb_diffusers.models.unet.fuse_adapter`, another with `pipe.fuse_lora(components=['unet'])` and "
+                "`nvb_diffusers.models.unet.fuse_adapter`, another with `pipe.fuse_lora()` and "
                 "`pipe.unload_lora_weights()`."
             )
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> None:
         """Load a further LoRA into the UNet; see `StableDiffusionLoraLoaderMixin.load_lora_weights`.
 
         Raises:
-            ValueError: the weights are a pickle.
+            ValueError: the weights are a pickle, or none of them fits the UNet.
         """
         source = pretrained_model_name_or_path_or_dict
         is_file = isinstance(source, str | Path) and Path(source).is_file()
         refuse_pickle(kwargs, source if is_file else kwargs.get("weight_name"))
-        super().load_lora_weights(source, use_safetensors=True, **kwargs)
+        before = set(getattr(self.unet, "peft_config", {}))
+        try:
+            super().load_lora_weights(source, use_safetensors=True, **kwargs)
+        except RuntimeError as error:
+            if not before:
+                self.unload_lora_weights()  # what diffusers leaves wrapped
+            raise ValueError(f"The LoRA does not fit the UNet: {' '.join(str(error).split())}") from error
+        if set(getattr(self.unet, "peft_config", {})) == before and not kwargs.get("hotswap"):
+            name = "the given weights" if isinstance(source, dict) else source
+            raise ValueError(
+                f"No key of {name} begins with `unet.`, so nothing was loaded. What training leaves in `adapter` is in "
+                "the run's pipeline already; `nvb_diffusers.models.unet.load_adapter` puts it on a UNet."
+            )
+
+    def fuse_lora(self, components: Sequence[str] = ("unet",), *args: Any, **kwargs: Any) -> None:
+        """Put the loaded LoRAs into the UNet's weights; see `StableDiffusionLoraLoaderMixin.fuse_lora`."""
+        super().fuse_lora(list(components), *args, **kwargs)
+
+    def unfuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
+        """Take them out of the weights again; see `StableDiffusionLoraLoaderMixin.unfuse_lora`."""
+        super().unfuse_lora(list(components), **kwargs)
 
     @classmethod
-    def load_lora_into_text_encoder(cls, *args: Any, **kwargs: Any) -> None:
-        """Nothing: there is no text encoder."""
+    def load_lora_into_text_encoder(cls, state_dict: dict[str, torch.Tensor], *_: Any, **__: Any) -> None:
+        """Say that what a LoRA holds for a text encoder is left out: there is none."""
+        if any(name.startswith("text_encoder") for name in state_dict):
+            logger.warning("The LoRA's part for a text encoder is left out: this pipeline has none.")
 
 
-def refuse_pickle(kwargs: dict[str, Any], weights_file: str | Path | None = None) -> None:
-    """Take `use_safetensors` out of `kwargs`; raise a ValueError where it is False or the file is of another kind."""
-    if kwargs.pop("use_safetensors", True) is False:
-        raise ValueError("`use_safetensors=False` was given, but only safetensors weights are loaded, never a pickle.")
-    if weights_file is not None and Path(weights_file).suffix != ".safetensors":
-        raise ValueError(f"{weights_file} is no .safetensors file, and a pickle is refused: convert it first.")
+def _refuse_other_folder(folder: Path) -> None:
+    """Raise a ValueError where a folder is no pipeline's; it names the pipeline that is probably meant."""
+    if (folder / "model_index.json").is_file():
+        return
+    is_checkpoint = re.fullmatch(r"checkpoint-\d+", folder.absolute().name) is not None
+    run = folder.absolute().parent if is_checkpoint else folder
+    is_run = is_checkpoint or any(folder.glob("checkpoint-*")) or (folder / "curve.jsonl").is_file()
+    kind = "a checkpoint to resume training from" if is_checkpoint else "the folder of a training run"
+    for pipeline in (run / "pipeline", folder.absolute().parent):
+        if (pipeline / "model_index.json").is_file():
+            what = f"{kind if is_run else 'a folder without model_index.json'}, and no pipeline"
+            raise ValueError(f"{folder} is {what}: give {pipeline}")
+    if is_run:
+        raise ValueError(f"{folder} is {kind}, and no pipeline: the run writes one at its end, {run / 'pipeline'}")
+    raise ValueError(f"{folder} holds no pipeline: it has no model_index.json")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin, UNet2DConditionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
 from .camera import camera_from_angles, check_camera_params
@@ -89,11 +90,18 @@ def check_denoising(
         raise ValueError(f"`output_type` is {output_type!r}, but pil, np, pt or latent is accepted.")
 
 
-def check_names(callback_tensor_inputs: Sequence[str], known: Sequence[str]) -> None:
-    """Raise a ValueError for a tensor that no callback can be given."""
+def read_names(callback: Any, callback_tensor_inputs: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """The tensors that a callback is given: those that one of diffusers' own says it takes, else those asked for.
+
+    Raises:
+        ValueError: no callback can be given one of them.
+    """
+    if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
+        callback_tensor_inputs = callback.tensor_inputs
     unknown = [name for name in callback_tensor_inputs if name not in known]
     if unknown:
         raise ValueError(f"Callbacks cannot be given {unknown}, but only {list(known)}.")
+    return callback_tensor_inputs
 
 
 def image_list(image: Any) -> list[ImageInput]:

@@ -9,7 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 
 from .conditioning import Conditioning, encode_images, encode_views, mean_cameras
-from .denoising import extra_step_kwargs, guided_prediction
+from .denoising import call_back, extra_step_kwargs, guided_prediction
 from .pipeline_files import SafetensorsPipeline
 from .pipeline_inputs import (
     Background,
@@ -18,13 +18,13 @@ from .pipeline_inputs import (
     check_background,
     check_components,
     check_denoising,
-    check_names,
     check_positive,
     count_views,
     image_list,
     read_cameras,
     read_fidelity,
     read_image,
+    read_names,
 )
 from .pipeline_output import NVBFacePipelineOutput, NVBFaceRestorationOutput, at_size, by_image, fuse_views
 
@@ -32,7 +32,7 @@ NUM_INFERENCE_STEPS = 50  # the paper's, where the checkpoint has no better
 
 Images = ImageInput | Sequence[ImageInput]
 Generators = torch.Generator | list[torch.Generator] | None
-Callback = Callable[["NVBFacePipeline", int, Any, dict[str, Any]], dict[str, Any]]
+Callback = Callable[["NVBFacePipeline", int, Any, dict[str, Any]], dict[str, Any] | None]
 
 
 class NVBFacePipeline(SafetensorsPipeline):
@@ -207,6 +207,11 @@ class NVBFacePipeline(SafetensorsPipeline):
         """Denoising steps of the running call."""
         return self._num_timesteps
 
+    @property
+    def interrupt(self) -> bool:
+        """Whether the running call stops after this step, since a callback set `pipe._interrupt`."""
+        return self._interrupt
+
     @overload
     def __call__(
         self,
@@ -281,10 +286,9 @@ class NVBFacePipeline(SafetensorsPipeline):
         """
         # 1. Inputs, all checked before any model runs
         self._check_components(for_views=True)
-        names = callback_on_step_end_tensor_inputs
+        names = read_names(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         shape = count_views(image, cameras, num_inference_steps, source_cameras, conditioning)  # (B, V)
         check_denoising(shape, self._latent_shape, generator, latents, view_batch_size, output_type)
-        check_names(names, self._callback_tensor_inputs)
         check_background(background, self.appearance is not None)
 
         # 2. Conditioning, for all steps before the UNet first runs
@@ -375,10 +379,10 @@ class NVBFacePipeline(SafetensorsPipeline):
         """
         # 1. Inputs
         self._check_components(for_views=False)
-        images, names = image_list(image), callback_on_step_end_tensor_inputs
+        images = image_list(image)
+        names = read_names(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         fidelity = read_fidelity(fidelity, self.appearance is not None and output_type != "latent")
         check_denoising((len(images), 1), self._latent_shape, generator, latents, view_batch_size, output_type)
-        check_names(names, self._callback_tensor_inputs)
         check_positive("num_inference_steps", num_inference_steps)
 
         # 2. What the UNet paints, where it is seen
@@ -427,7 +431,7 @@ class NVBFacePipeline(SafetensorsPipeline):
         latents = latents * self.scheduler.init_noise_sigma
         encoder_hidden_states = encoder_hidden_states.to(device, dtype)
         self._guidance_scale = self.config.default_guidance_scale or 1.0 if guidance_scale is None else guidance_scale
-        self._num_timesteps = len(timesteps)
+        self._num_timesteps, self._interrupt = len(timesteps), False  # a callback may set the second
         step_kwargs = extra_step_kwargs(self.scheduler, generator, eta, num_views)
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, (t, step) in enumerate(zip(timesteps, position, strict=True)):
@@ -439,7 +443,8 @@ class NVBFacePipeline(SafetensorsPipeline):
                 latents = self.scheduler.step(model_pred, t, latents, **step_kwargs, return_dict=False)[0]
                 if callback is not None:
                     tensors = {"latents": latents, "encoder_hidden_states": states}
-                    callback_kwargs = {name: tensors[name] for name in callback_tensor_inputs}
-                    latents = callback(self, i, t, callback_kwargs).pop("latents", latents)
+                    latents = call_back(callback, self, i, t, tensors, callback_tensor_inputs)
                 progress_bar.update()
+                if self._interrupt:
+                    break
         return latents

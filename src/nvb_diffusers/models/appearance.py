@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
+from ..safetensors_only import SafetensorsModel
 from ..warp import carry, see_background, see_mirrored_surface, see_surface
 from .pixel_restorer import PixelRestorer
 
@@ -125,7 +125,7 @@ class PixelUNet(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(hidden_states)), self.patch_size)
 
 
-class AppearanceModel(ModelMixin, ConfigMixin):
+class AppearanceModel(SafetensorsModel, ConfigMixin):
     """A photo's own pixels, read (`read_photo`), carried to cameras (`project`) and fused with views (`fuse`).
 
     Args:

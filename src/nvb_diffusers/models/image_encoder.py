@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
+
+from ..safetensors_only import SafetensorsModel
 
 
 @dataclass
@@ -79,7 +80,7 @@ class EncoderLayer(nn.Module):
         return self.attention(self.resnet(hidden_states, temb))
 
 
-class TimeAwareImageEncoder(ModelMixin, ConfigMixin):
+class TimeAwareImageEncoder(SafetensorsModel, ConfigMixin):
     """Image (B, 3, S, S) and time step (B,) -> features (B, C, 8, 8).
 
     The layout is that of the VQGAN encoder with the sizes of CodeFormer and one more level, which brings 512 pixels to

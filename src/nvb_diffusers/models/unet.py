@@ -185,8 +185,7 @@ def refuse_live_adapter(unet: UNet2DConditionModel) -> None:
         )
     if _has_lora(unet):
         raise ValueError(
-            "The UNet carries a LoRA: call pipe.unload_lora_weights() first, after pipe.fuse_lora(components=['unet']) "
-            "to keep its effect."
+            "The UNet carries a LoRA: call pipe.unload_lora_weights() first, after pipe.fuse_lora() to keep its effect."
         )
 
 

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from ..camera import frustum_points, project_points, sample_volume, voxel_centers
+from ..safetensors_only import SafetensorsModel
 from .attention_blocks import AggregatorBlock, SourceBlock, zeroed
 from .camera_predictor import CameraPredictor
 
@@ -49,7 +49,7 @@ class SourceTokens:
     temb: torch.Tensor
 
 
-class ViewTransformer3D(ModelMixin, ConfigMixin):
+class ViewTransformer3D(SafetensorsModel, ConfigMixin):
     """Features of a source view (B, C, 8, 8) -> features of target views (B, V, C, 8, 8), by way of a volume.
 
     Learned volume queries attend to the source features, modulated by the source camera and the time step (Eq. 3, 4);

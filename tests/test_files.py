@@ -14,9 +14,11 @@ import pytest
 
 from nvb_diffusers import files
 from nvb_diffusers.files import (
+    check_name,
     filled_folder,
     hidden_path,
     one_line,
+    path_inside,
     read_json,
     replaced_file,
     replaced_folder,
@@ -276,3 +278,32 @@ def test_one_line():
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
     trace = "Caught ValueError in DataLoader worker process 0.\nTraceback ...\nValueError: picture x is broken"
     assert one_line(ValueError(trace)) == "picture x is broken"
+
+
+OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "C:/x", "..", "a\\b", "..\\x", "", "a\0b", "a\nb", "\udcff", 7, None]
+
+
+@pytest.mark.parametrize("name", OUTSIDE, ids=repr)
+def test_names_in_files_stay_inside(name):
+    """Assert that no name leads out of the folder that it is relative to, and that the line says what it is."""
+    with pytest.raises(ValueError, match=r"^image (is|'.*' leaves)") as refusal:
+        path_inside("folder", name, "image")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, ".", ".hidden", "a/b", "/a", "x" * 201, "é" * 101], ids=repr)
+def test_identifiers_name_one_file(name):
+    """Assert that what stands for a file's name has no path in it, is not hidden and fits with a suffix."""
+    if name == "C:/x":
+        name = "C:/"
+    with pytest.raises(ValueError, match=r"^identity is .*which cannot name a file: .* at most 200 bytes$"):
+        check_name(name, "identity")
+
+
+@pytest.mark.parametrize(
+    "name", ["017_EMO-1-shout+laugh_00012", "a b#c&d", "x..y", "née", "x" * 200, "000007", "~", "-"]
+)
+def test_names_of_the_world_are_taken(name):
+    """Assert that spaces, signs and other alphabets are fine, on their own and in a path."""
+    assert check_name(name) == name
+    assert path_inside("folder", f"{name}/00.png") == Path("folder") / name / "00.png"

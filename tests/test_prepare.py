@@ -443,3 +443,11 @@ def test_nersemble_names_what_does_not_fit(tmp_path, capsys):
     assert "275x275, expected the whole picture" in error_of(landmarks)
     (frame / f"cam_{SERIALS[0]}.png").rename(frame / "cam_9.png")
     assert "camera 9 of" in error_of(landmarks)
+
+
+def test_an_endless_pattern_is_stopped(tmp_path):
+    """Assert that a pattern of exponential time costs a second and one line."""
+    panohead = load_script("prepare_panohead")
+    with pytest.raises(ValueError, match=r"takes longer than 1.0 s on a+!: give a simpler one"):
+        panohead.identity_of("a" * 60 + "!", "(a+)+$")
+    assert panohead.identity_of("seed0001/0003.png", r"(seed\d+)") == "seed0001"

@@ -74,8 +74,8 @@ def mirrored_camera():
     ("changes", "message"),
     [
         ({"file_name": "000/99.webp"}, "000/99.webp does not exist"),
-        ({"file_name": "../secret.webp"}, "leaves the images folder"),
-        ({"file_name": "/etc/passwd"}, "leaves the images folder"),
+        ({"file_name": "../secret.webp"}, "leaves its folder"),
+        ({"file_name": "/etc/passwd"}, "leaves its folder"),
         ({"file_name": 3}, "expected a relative path"),
         ({"file_name": "000/00.webp"}, "already on line 1"),
         ({"identity": ...}, "identity missing"),

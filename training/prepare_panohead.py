@@ -14,12 +14,13 @@ Run it again to go on after a stop.
 
 import argparse
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import regex  # type: ignore[import-untyped]
 
 from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.records import (
@@ -32,6 +33,8 @@ from nvb_diffusers.data.records import (
     split_by_identity,
     write_records,
 )
+
+REGEX_SECONDS = 1.0  # a pattern such as (a+)+$ takes ages on some names
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -55,7 +58,12 @@ def identity_of(name: str, identity_regex: str | None) -> str:
         if identity == ".":
             raise ValueError(f"picture {name} is in no folder of its own: say with --identity_regex whom it shows")
     else:
-        match = re.search(identity_regex, name)
+        try:
+            match = regex.search(identity_regex, name, timeout=REGEX_SECONDS)
+        except TimeoutError:
+            raise ValueError(
+                f"--identity_regex {identity_regex!r} takes longer than {REGEX_SECONDS} s on {name}: give a simpler one"
+            ) from None
         if match is None or not match.group(1):
             raise ValueError(f"--identity_regex {identity_regex!r} finds nothing in {name}")
         identity = match.group(1)
@@ -64,7 +72,7 @@ def identity_of(name: str, identity_regex: str | None) -> str:
 
 def build_records(args: argparse.Namespace) -> tuple[list[str], list[dict[str, Any]]]:
     """The pictures to read and the records they become."""
-    if args.identity_regex is not None and re.compile(args.identity_regex).groups < 1:
+    if args.identity_regex is not None and regex.compile(args.identity_regex).groups < 1:
         raise ValueError(f"--identity_regex {args.identity_regex!r} has no group, as in '(seed\\d+)'")
     labels = read_eg3d_labels(Path(args.data_dir) / "dataset.json")
     identities = [identity_of(name, args.identity_regex) for name, _ in labels]
@@ -98,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         map_parallel(work, range(len(names)), args.workers)
         path = write_records(args.output_dir, records)
-    except (ValueError, OSError, re.error) as error:
+    except (ValueError, OSError, regex.error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     num_identities = len({record["identity"] for record in records})

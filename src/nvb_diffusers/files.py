@@ -13,13 +13,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 if sys.platform != "win32":
     import fcntl
 
 MAX_NAME_BYTES = 240  # of a file's name: what disks take, 255, leaves room for the dot and the suffix beside it
+MAX_IDENTIFIER_BYTES = 200  # of a name that suffixes are added to, and others before it
 
 
 @contextmanager
@@ -87,6 +88,36 @@ def hidden_path(path: str | Path) -> Path:
     return target.with_name(f".{_short(target.name)}.part") / target.name
 
 
+def path_inside(folder: str | Path, name: object, what: str = "name") -> Path:
+    """The path of a name that stands in a file, which must be a relative one that stays inside of the folder.
+
+    Raises:
+        ValueError: it is no text, is absolute or climbs out, or no disk can hold it; `what` says what it is.
+    """
+    if not isinstance(name, str) or not _is_writable(name) or "\\" in name:
+        raise ValueError(f"{what} is {name!r}, expected a relative path with forward slashes")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
+        raise ValueError(f"{what} {name!r} leaves its folder, expected a relative path inside of it")
+    return Path(folder) / name
+
+
+def check_name(name: object, what: str = "name") -> str:
+    """A text from a file, which must do as the name of a file or a folder on its own, whatever stands around it.
+
+    Raises:
+        ValueError: it cannot; `what` says what it is in the file.
+    """
+    if isinstance(name, str) and _is_writable(name) and not re.search(r"[/\\]|^\.", name):
+        if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+            return name
+        name = f"{name[:20]}..."
+    raise ValueError(
+        f"{what} is {name!r}, which cannot name a file: expected a text without slashes, without a point at its start "
+        f"and of at most {MAX_IDENTIFIER_BYTES} bytes"
+    )
+
+
 def write_whole(path: str | Path, content: bytes | str) -> None:
     """Write a file of these bytes, or of this text in UTF-8."""
     with replaced_file(path) as part:
@@ -123,6 +154,14 @@ def one_line(error: BaseException) -> str:
 def _absolute(path: str | Path) -> Path:
     """The path with a name of its own, which `.` has not."""
     return Path(os.path.abspath(path))
+
+
+def _is_writable(name: str) -> bool:
+    """Whether a text has no control characters, and can be written as UTF-8."""
+    try:
+        return bool(name.encode()) and re.search(r"[\x00-\x1f\x7f]", name) is None
+    except UnicodeEncodeError:
+        return False
 
 
 def _short(name: str) -> str:

@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +28,7 @@ from PIL import Image
 from nvb_diffusers.camera import check_camera_params
 from nvb_diffusers.data.fingerprint import drop_outdated, file_hash
 from nvb_diffusers.data.images import is_system_file, load_photo, photo_size
-from nvb_diffusers.files import read_json, replaced_file, write_json, write_whole
+from nvb_diffusers.files import check_name, path_inside, read_json, replaced_file, write_json, write_whole
 
 SPLITS = ("train", "validation", "test")
 IMAGE_FORMATS = ("webp", "png")
@@ -92,12 +92,10 @@ def check_record(record: Mapping[str, Any]) -> None:
     if missing:
         raise ValueError(f"{', '.join(missing)} missing")
     file_name, identity, view, split = (record[key] for key in ("file_name", "identity", "view", "split"))
-    if not isinstance(file_name, str) or not file_name or "\\" in file_name:
-        raise ValueError(f"file_name is {file_name!r}, expected a relative path with forward slashes")
-    if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
-        raise ValueError(f"file_name {file_name!r} leaves the images folder")
+    path_inside("", file_name, "file_name")
     if isinstance(identity, bool) or not isinstance(identity, int | str):
         raise ValueError(f"identity is {identity!r}, expected a whole number or a text")
+    check_name(str(identity), "identity")
     if isinstance(view, bool) or not isinstance(view, int):
         raise ValueError(f"view is {view!r}, expected a whole number")
     if split not in SPLITS:
@@ -149,6 +147,7 @@ def read_eg3d_labels(path: str | Path) -> list[tuple[str, list[float]]]:
         raise ValueError(f'{path} holds no cameras: expected {{"labels": [["<file name>", [25 numbers]], ...]}}')
     for name, camera in labels:
         try:
+            path_inside("", name, "file name")
             _check_camera(camera)
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from None

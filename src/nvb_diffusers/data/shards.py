@@ -18,6 +18,8 @@ import datasets
 import fsspec
 import pyarrow.parquet
 
+from nvb_diffusers.files import one_line, path_inside
+
 INDEX_FILE = "shards.json"
 RECORD_FEATURES = datasets.Features(
     {
@@ -48,7 +50,7 @@ class ShardedRecords:
         shards = _read_index(self.data_dir).get(split)
         if not shards:
             raise ValueError(f"{self.data_dir}/{INDEX_FILE} has no shard of split {split!r}")
-        self.files: list[str] = [shard["file"] for shard in shards]
+        self.files: list[str] = [path_inside("", shard["file"], "file").as_posix() for shard in shards]
         self.views_per_shard: list[list[int]] = [shard["views"] for shard in shards]
         self.has_cameras = all(shard["cameras"] for shard in shards)
         self._starts = list(accumulate((sum(views) for views in self.views_per_shard), initial=0))
@@ -84,8 +86,8 @@ class ShardedRecords:
             try:
                 with fsspec.open(path) as file:
                     table = pyarrow.parquet.read_table(file)
-            except (OSError, ValueError) as error:
-                raise OSError(f"cannot read shard {path}: {error}") from None
+            except Exception as error:  # each protocol of fsspec has errors of its own
+                raise OSError(f"cannot read shard {path}: {one_line(error)}") from None
             found = [len(list(views)) for _, views in groupby(table["identity"].to_pylist())]
             if found != self.views_per_shard[shard]:
                 raise ValueError(f"{path} is not the shard that {INDEX_FILE} lists: copy the folder again, whole")
@@ -102,5 +104,5 @@ def _read_index(data_dir: str) -> dict[str, Any]:
         raise ValueError(
             f"no shards at {data_dir}: {path} does not exist, training/prepare_shards.py makes it"
         ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    except Exception as error:  # each protocol of fsspec has errors of its own
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None

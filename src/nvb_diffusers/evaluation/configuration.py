@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
+from nvb_diffusers.data.degradation import PRESETS
 from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.evaluation.methods import METHODS, Method
 from nvb_diffusers.files import read_json
@@ -111,6 +112,11 @@ def read_comparison(name: str | Path) -> Comparison:
     names = [row_folder(row.name) for row in comparison.rows]
     if not names:
         raise ValueError(f"{path}: rows is empty, expected at least one method")
+    if "" in names:
+        raise ValueError(f"{path}: a row's name has no letter or digit, which its folder is named by: {names}")
+    for preset in (comparison.preset, *(preset for row in comparison.rows for preset in comparison.presets(row))):
+        if preset not in PRESETS:
+            raise ValueError(f"{path}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: two rows have the same name, or names that differ in punctuation alone: {names}")
     return comparison

@@ -12,15 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
+from nvb_diffusers.data.images import load_photo
 from nvb_diffusers.evaluation.acceptance import requirement_lines
 from nvb_diffusers.evaluation.charts import Series, line_chart
 from nvb_diffusers.evaluation.configuration import ComparisonFolder
 from nvb_diffusers.evaluation.intervals import Interval
 from nvb_diffusers.evaluation.metrics import describe
 from nvb_diffusers.evaluation.results import TASK_TITLES, Entry, Results
-from nvb_diffusers.files import read_json, write_whole
+from nvb_diffusers.files import path_inside, read_json, write_whole
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 IMAGE_SIDE = 128
@@ -200,7 +199,7 @@ def _figures(results: Results, folder: Path) -> list[str]:
     for figure in results.figures:
         rows = [
             f'<tr><th scope="row">{html.escape(row.label)}</th>'
-            + "".join(f"<td>{_image(folder / name, row.label) if name else ''}</td>" for name in row.images)
+            + "".join(f"<td>{_image(folder, name, row.label) if name else ''}</td>" for name in row.images)
             + "</tr>"
             for row in figure.rows
         ]
@@ -220,18 +219,17 @@ def _sliders(results: Results, folder: Path) -> list[str]:
             continue
         label = html.escape(f"{shown[0]} | truth: {figure.title}")
         parts.append(
-            f'<figure class="slider"><div>{_image(folder / rows["truth"][-1], "truth")}'
-            f"{_image(folder / rows[shown[0]][-1], shown[0])}</div>"
+            f'<figure class="slider"><div>{_image(folder, rows["truth"][-1], "truth")}'
+            f"{_image(folder, rows[shown[0]][-1], shown[0])}</div>"
             f'<input type="range" min="0" max="100" value="50" aria-label="{label}">'
             f"<figcaption>{label}</figcaption></figure>"
         )
     return ['<h2>Side by side</h2><div class="sliders">', *parts, "</div>"] if parts else []
 
 
-def _image(path: Path, label: str) -> str:
-    """An image as part of the page."""
-    with Image.open(path) as file:
-        image = file.convert("RGB")
+def _image(folder: Path, name: str, label: str) -> str:
+    """An image inside of the comparison's folder as part of the page."""
+    image = load_photo(path_inside(folder, name, "image"))
     if image.width > IMAGE_SIDE:
         image = image.resize((IMAGE_SIDE, round(image.height * IMAGE_SIDE / image.width)))
     content = io.BytesIO()

@@ -13,7 +13,6 @@ libraries that resize and degrade. Another preset or resolution leaves the choic
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from nvb_diffusers.data.fingerprint import file_hash
 from nvb_diffusers.data.images import load_photo, resized, to_pixel_values
 from nvb_diffusers.data.records import read_records
 from nvb_diffusers.evaluation.json_data import JsonData
-from nvb_diffusers.files import read_json, replaced_folder
+from nvb_diffusers.files import check_name, read_json, replaced_folder
 
 VERSION = 1
 DEPTH_UNIT = 1e-4  # world units of one step of a depth image
@@ -231,9 +230,9 @@ def _records_by_identity(data_dir: str | Path, split: str, num_views: int) -> di
 
 
 def _identity_name(identity: int | str) -> str:
-    name = f"{identity:06d}" if isinstance(identity, int) else identity
-    if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise ValueError(f"identity {name!r} cannot name a file: expected letters, digits, points and dashes")
+    name = check_name(f"{identity:06d}" if isinstance(identity, int) else identity, "identity")
+    if name.casefold() == "orbit":
+        raise ValueError(f"identity is {name!r}, but a folder of that name holds the orbits: choose another")
     return name
 
 
@@ -314,7 +313,7 @@ def _read_identity(line: dict[str, Any]) -> TestIdentity:
     )
     degradation = DegradationParams.from_json(json.dumps(line["degradation"]))
     source_camera = torch.tensor(line["source_camera"], dtype=torch.float32)
-    return TestIdentity(line["identity"], line["source_view"], source_camera, degradation, targets)
+    return TestIdentity(_identity_name(line["identity"]), line["source_view"], source_camera, degradation, targets)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -146,10 +146,22 @@ def in_other_convention(which):
         cam2world[:, :3, 3] *= 400
     elif which == "principal point":
         intrinsics[:, 1, 2] = 2.5
+    elif which == "does not see the head: the world's origin":  # of a head that stands elsewhere
+        cam2world[:, :3, 3] += torch.tensor([1.0, 0.5, 0.0])
     return join_camera(cam2world, intrinsics)
 
 
-@pytest.mark.parametrize("which", ["pixels", "OpenGL", "world2cam", "millimeters", "principal point"])
+@pytest.mark.parametrize(
+    "which",
+    [
+        "pixels",
+        "OpenGL",
+        "world2cam",
+        "millimeters",
+        "principal point",
+        "does not see the head: the world's origin",
+    ],
+)
 def test_other_conventions_are_named(which):
     """Assert that cameras of another convention are refused by its name, and ours in any framing are not."""
     with pytest.raises(ValueError, match=which):

@@ -188,3 +188,14 @@ def test_nice_ranges(low, high, expected):
 def test_the_template_is_packaged():
     """Assert that setup.py carries the page's frame."""
     assert "evaluation/report_template.html" in (Path(__file__).parents[1] / "setup.py").read_text()
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../secret.png"])
+def test_figures_show_no_file_outside_of_the_comparison(comparison, name):
+    """Assert that a received comparison cannot put files of the machine into its report."""
+    Image.new("RGB", (8, 8)).save(comparison.parent / "secret.png")
+    path = comparison / "comparison.json"
+    path.write_text(path.read_text().replace('"photo.png"', json.dumps(name)))
+    with pytest.raises(ValueError, match=r"image '.*' leaves its folder"):
+        write_report(comparison)
+    assert not (comparison / "report.html").exists()

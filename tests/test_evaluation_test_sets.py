@@ -106,3 +106,28 @@ def test_command_makes_a_set(data, tmp_path, capsys):
     settings = load_test_set(tmp_path / "set").settings
     assert settings.preset == "mild"
     assert (settings.num_identities, settings.resolution, settings.data) == (2, 16, "data")
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/x", "..", ".", "a/b", "orbit", "", 7.5])
+def test_identities_of_a_received_set_stay_inside(data, tmp_path, name):
+    """Assert that no identity of a test set, whose manifest agrees, can place predictions outside of their folder."""
+    folder = make_test_set(data, tmp_path / "set", **SMALL)
+    records = folder / "records.jsonl"
+    first, *others = records.read_text().splitlines()
+    records.write_text("\n".join([json.dumps({**json.loads(first), "identity": name}), *others]) + "\n")
+    with pytest.raises(ValueError, match="identity is"):
+        load_test_set(folder, verify=False)
+
+
+def test_identities_as_preparation_writes_them_are_taken(data, tmp_path):
+    """Assert that signs and spaces in names that the data's format takes make a set whose files are named so."""
+    path = data / "images/metadata.jsonl"
+    names = {"3": "017_EMO-1-shout+laugh_00012", "4": "a b#c", "5": "née", "6": "~x"}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["identity"] = names.get(str(line["identity"]), line["identity"])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    test_set = load_test_set(make_test_set(data, tmp_path / "set", **SMALL))
+    assert {identity.identity for identity in test_set.identities} & set(names.values())
+    for identity in test_set.identities:
+        assert test_set.input(identity.identity).size == (32, 32)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 RADIUS = 2.7
 FOCAL = 4.2647  # of EG3D's labels, 2985.29 / 700: a full field of view of 13.37 degrees
 RIGID_TOLERANCE = 1e-2  # lets bfloat16 labels pass, and stops a cam2world that is scaled by 1 %
-MAX_FOCAL, MAX_CENTER, MAX_DISTANCE = 50.0, 1.5, 100.0  # beyond, numbers are of another convention
+MAX_FOCAL, MAX_CENTER, MAX_OFF, MAX_DISTANCE = 50.0, 1.5, 1.0, 100.0  # beyond, numbers are of another convention
 
 Angle = float | torch.Tensor
 
@@ -186,9 +186,15 @@ def _refuse_other_conventions(cam2world: torch.Tensor, intrinsics: torch.Tensor,
             "negate the second and the third column of its rotation."
         )
     on_axis = (position[..., 2] > 0) & (position[..., :2].abs().amax(dim=-1) < 1e-2 * distance)
-    aside = ahead[..., :2].abs().amax(dim=-1) * intrinsics[..., 0, 0] > ahead[..., 2]  # a whole image size
-    if (on_axis & aside).any():
+    shown = _product((ahead / ahead[..., 2:].clamp(min=1e-6))[..., None, :], intrinsics.mT)[..., 0, :2]
+    off = (shown - 0.5).abs().amax(dim=-1)  # image sizes from the middle of the image to where the origin falls
+    if (on_axis & (off > MAX_OFF)).any():
         raise ValueError(f"`{name}` holds a camera that does not see the head, as a world2cam would: give its inverse.")
+    if off.max().item() > MAX_OFF:
+        raise ValueError(
+            f"`{name}` holds a camera that does not see the head: the world's origin, where the head is, falls "
+            f"{off.max().item():.3g} image sizes off the middle of its image, and at most {MAX_OFF:g} is accepted."
+        )
 
 
 def average_cameras(camera_params: torch.Tensor) -> torch.Tensor:

@@ -21,14 +21,16 @@ from diffusers.utils import make_image_grid
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 JPEG_SUFFIXES = {".jfif", ".jif", ".jpe", ".jpeg", ".jpg"}
-PHOTO_SUFFIXES = {*JPEG_SUFFIXES, ".avif", ".bmp", ".gif", ".png", ".tif", ".tiff", ".webp"}
-HEIF_SUFFIXES = {".heic", ".heif"}
-if importlib.util.find_spec("pillow_heif") is not None:  # phones' own format, where its reader is installed
-    importlib.import_module("pillow_heif").register_heif_opener()
-    PHOTO_SUFFIXES |= HEIF_SUFFIXES
+HEIF_SUFFIXES = {".heic", ".heif"}  # phones' own format, where its reader is installed
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+OTHER_SUFFIXES = {".avif", ".bmp", ".gif", ".png", ".tif", ".tiff", ".webp"}
+PHOTO_SUFFIXES = JPEG_SUFFIXES | OTHER_SUFFIXES | (HEIF_SUFFIXES if HAS_HEIF else set())
 ALPHA_BACKGROUND = (128, 128, 128)
 SRGB = ImageCms.createProfile("sRGB")
 DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow reports damaged files as
+
+if HAS_HEIF:
+    importlib.import_module("pillow_heif").register_heif_opener()
 
 _opening = threading.Lock()  # filters of warnings belong to the whole process
 

@@ -197,14 +197,23 @@ def test_a_second_process_waits_for_the_first(tmp_path, kind):
     assert contents(tmp_path) == {"out" if kind == "file" else "out/a": "newest"}
 
 
-def test_threads_write_one_file_whole(tmp_path):
+@pytest.fixture
+def quick_switches():
+    """Let threads take turns at nearly every step, so that no order of theirs is rare."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_threads_write_one_file_whole(tmp_path, quick_switches):
     """Assert that of many threads that write one file at once, one's content stays, whole, and no other file."""
     texts = [str(number) * 20_000 for number in range(8)]
     errors: list[BaseException] = []
 
     def work(text: str) -> None:
         try:
-            for _ in range(5):
+            for _ in range(25):
                 write_whole(tmp_path / "new" / "out", text)
         except BaseException as error:
             errors.append(error)

@@ -205,7 +205,12 @@ def _hidden_folder(target: Path) -> Iterator[Path]:
 def _lock(folder: Path) -> int | None:
     """Make the folder and wait until it is ours; the descriptor that holds the lock, where there are locks."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # a folder that went before pathlib had looked at it, or a file, which stays
+            if folder.is_file():
+                raise
+            continue
         if sys.platform == "win32":
             return None
         try:

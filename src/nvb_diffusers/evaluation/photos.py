@@ -138,8 +138,7 @@ def score_photos(
 def summarize_photos(results: Sequence[PhotoView]) -> str:
     """A table in Markdown: recognition and turn by shrinkage and angle, with 95 % intervals over photos."""
     lines = [
-        "| smaller | yaw, pitch | same person | distance, median | face found | camera off, own (deg) "
-        "| off, mesh (deg) |",
+        "| smaller | yaw, pitch | same person | distance, median | face found | off, own (deg) | off, mesh (deg) |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     keys = dict.fromkeys((r.shrinkage, (abs(r.yaw_deg), abs(r.pitch_deg))) for r in results)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from nvb_diffusers import face_crop
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles, split_camera
+from nvb_diffusers.evaluation import photos
 from nvb_diffusers.evaluation.photos import (
     ANGLES,
     PhotoSheets,
@@ -49,7 +50,7 @@ def test_photos_are_measured_and_drawn(tmp_path, monkeypatch):
     pipe = tiny_pipeline()
     crop = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     monkeypatch.setattr(
-        face_crop, "crop_face", lambda image, size, **_: face_crop.FaceCrop(crop, np.eye(2, 3), np.zeros((5, 2)), 1)
+        photos, "crop_face", lambda image, size, **_: face_crop.FaceCrop(crop, np.eye(2, 3), np.zeros((5, 2)), 1)
     )
     (tmp_path / "photos").mkdir()
     crop.save(tmp_path / "photos/me.png")

@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from nvb_diffusers import NVBFacePipeline, read_face
+from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angles_from_camera, camera_from_angles, join_camera, rigid_transform, split_camera
 from nvb_diffusers.data.contact_sheet import contact_sheet
-from nvb_diffusers.data.images import list_photos, to_pixel_values
+from nvb_diffusers.data.images import list_photos, load_photo, to_pixel_values
 from nvb_diffusers.evaluation.intervals import bootstrap_interval
 from nvb_diffusers.evaluation.networks import Observer
+from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 
 ANGLES = ((-45, 0), (-30, 0), (-15, 0), (15, 0), (30, 0), (45, 0), (0, -15), (0, 15))  # yaw and pitch in degrees
+WHOLE_SIDE = 512  # pixels of the crop that is made smaller
 SAME_PERSON = 0.6  # dlib's threshold on the distance of two faces
 
 
@@ -31,7 +33,7 @@ class PhotoView:
 
     Args:
         photo: file name.
-        shrinkage: how many times smaller the photo was made.
+        shrinkage: how many times smaller the photo's crop of 512 px was made.
         yaw_deg, pitch_deg: of the camera asked for.
         distance: of the face network, to the undamaged photo.
         own_yaw_deg, own_pitch_deg: of the camera that the pipeline predicts for the view.
@@ -112,7 +114,7 @@ def score_photos(
     results = []
     for path in tqdm(list_photos(folder), desc="photos", unit="photo"):
         try:
-            face = read_face(path, pipeline)
+            face = crop_face(load_photo(path, MAX_PHOTO_PIXELS), WHOLE_SIDE).image
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         whole = to_pixel_values([face])[0]

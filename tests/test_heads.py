@@ -193,8 +193,8 @@ def test_the_set_loads(whole):
     ("arguments", "words"),
     [
         ([], "--output_dir"),
-        (["--output_dir", "x", "--size", "3"], "--size is 3, expected 16 or more"),
-        (["--output_dir", "x", "--level", "-1"], "--level is -1, expected 0 or more"),
+        (["--output_dir", "x", "--size", "3"], "--size: '3' is not a whole number of at least 16"),
+        (["--output_dir", "x", "--level", "-1"], "--level: '-1' is not a whole number of at least 0"),
         (["--output_dir", "x", "--cameras", "ring"], "random"),
         (["--output_dir", __file__], "not a data set"),
     ],

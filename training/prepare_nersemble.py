@@ -54,6 +54,7 @@ from nvb_diffusers.data.records import (
 )
 from nvb_diffusers.face_crop import MEAN_HEAD
 from nvb_diffusers.files import read_json, write_json
+from nvb_diffusers.option_types import OneLineParser, filled_text, number, whole_number
 
 CALIBRATION_SIZE = (2200, 3208)  # width and height of the pictures that `intrinsics` is for
 VIEW_WIDTH = RADIUS / FOCAL  # of a frontal EG3D picture in the plane of the origin, in world units
@@ -97,17 +98,25 @@ Record = dict[str, Any]
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="folder of the subjects")
-    parser.add_argument("--landmarks", required=True, help="JSON of five points per picture, see above")
-    parser.add_argument("--output_dir", required=True, help="the set to write")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=filled_text, required=True, help="folder of the subjects")
+    parser.add_argument(
+        "--landmarks", type=filled_text, required=True, help="JSON of five points per picture, see above"
+    )
+    parser.add_argument("--output_dir", type=filled_text, required=True, help="the set to write")
     parser.add_argument("--align", choices=("subject", "moment"), default="subject", help="what shares a similarity")
-    parser.add_argument("--tolerance", type=float, default=0.02, help="largest error of a landmark, of picture width")
-    parser.add_argument("--size", type=int, default=512, help="width and height of the pictures, in pixels")
-    parser.add_argument("--validation", type=float, default=0.05, help="share of the subjects for validation")
-    parser.add_argument("--test", type=float, default=0.1, help="share of the subjects for test")
+    parser.add_argument(
+        "--tolerance", type=number(above=0), default=0.02, help="largest error of a landmark, of picture width"
+    )
+    parser.add_argument(
+        "--size", type=whole_number(1, 65536), default=512, help="width and height of the pictures, in pixels"
+    )
+    parser.add_argument(
+        "--validation", type=number(low=0, high=1), default=0.05, help="share of the subjects for validation"
+    )
+    parser.add_argument("--test", type=number(low=0, high=1), default=0.1, help="share of the subjects for test")
     parser.add_argument("--format", choices=IMAGE_FORMATS, default="webp", help="both are without loss")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="pictures at a time")
+    parser.add_argument("--workers", type=whole_number(1, 1024), default=os.cpu_count() or 1, help="pictures at a time")
     return parser.parse_args(argv)
 
 
@@ -338,8 +347,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the set; return 0, or 2 after an error, which is one line on stderr."""
     args = parse_args(argv)
     try:
-        if args.size < 1 or args.workers < 1:
-            raise ValueError(f"--size {args.size} --workers {args.workers}: expected 1 or more")
         cuts, similarities = build_set(args)
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
         made_of = {  # a new calibration shows in the square that is cut out

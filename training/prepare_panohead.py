@@ -33,21 +33,28 @@ from nvb_diffusers.data.records import (
     split_by_identity,
     write_records,
 )
+from nvb_diffusers.option_types import OneLineParser, filled_text, number, whole_number
 
 REGEX_SECONDS = 1.0  # a pattern such as (a|aa)+$ takes ages on some names
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="folder with dataset.json and the pictures it names")
-    parser.add_argument("--output_dir", required=True, help="the set to write")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data_dir", type=filled_text, required=True, help="folder with dataset.json and the pictures it names"
+    )
+    parser.add_argument("--output_dir", type=filled_text, required=True, help="the set to write")
     parser.add_argument("--identity_regex", help="its first group in the file name is the identity; else the folder is")
-    parser.add_argument("--size", type=int, default=512, help="width and height of the pictures, in pixels")
-    parser.add_argument("--validation", type=float, default=0.05, help="share of the identities for validation")
-    parser.add_argument("--test", type=float, default=0.05, help="share of the identities for test")
+    parser.add_argument(
+        "--size", type=whole_number(1, 65536), default=512, help="width and height of the pictures, in pixels"
+    )
+    parser.add_argument(
+        "--validation", type=number(low=0, high=1), default=0.05, help="share of the identities for validation"
+    )
+    parser.add_argument("--test", type=number(low=0, high=1), default=0.05, help="share of the identities for test")
     parser.add_argument("--format", choices=IMAGE_FORMATS, default="webp", help="both are without loss")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="pictures at a time")
+    parser.add_argument("--workers", type=whole_number(1, 1024), default=os.cpu_count() or 1, help="pictures at a time")
     return parser.parse_args(argv)
 
 
@@ -96,8 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the set; return 0, or 2 after an error, which is one line on stderr."""
     args = parse_args(argv)
     try:
-        if args.size < 1 or args.workers < 1:
-            raise ValueError(f"--size {args.size} --workers {args.workers}: expected 1 or more")
         names, records = build_records(args)
         settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
         sources = [Path(args.data_dir) / name for name in names]

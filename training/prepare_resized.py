@@ -23,16 +23,19 @@ from nvb_diffusers.data.records import (
     resize_image,
     write_records,
 )
+from nvb_diffusers.option_types import OneLineParser, filled_text, whole_number
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="the set to read")
-    parser.add_argument("--output_dir", required=True, help="the set to write")
-    parser.add_argument("--size", type=int, required=True, help="width and height of the new pictures, in pixels")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=filled_text, required=True, help="the set to read")
+    parser.add_argument("--output_dir", type=filled_text, required=True, help="the set to write")
+    parser.add_argument(
+        "--size", type=whole_number(1, 65536), required=True, help="width and height of the new pictures, in pixels"
+    )
     parser.add_argument("--format", choices=IMAGE_FORMATS, default="webp", help="both are without loss")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="pictures at a time")
+    parser.add_argument("--workers", type=whole_number(1, 1024), default=os.cpu_count() or 1, help="pictures at a time")
     return parser.parse_args(argv)
 
 
@@ -48,8 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the set; return 0, or 2 after an error, which is one line on stderr."""
     args = parse_args(argv)
     try:
-        if args.size < 1 or args.workers < 1:
-            raise ValueError(f"--size {args.size} --workers {args.workers}: expected 1 or more")
         records = read_records(args.data_dir)
         source, target = Path(args.data_dir) / "images", Path(args.output_dir) / "images"
         names = [str(PurePosixPath(record["file_name"]).with_suffix(f".{args.format}")) for record in records]

@@ -21,19 +21,25 @@ from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.records import SPLITS, begin_data_set, read_records
 from nvb_diffusers.data.shards import INDEX_FILE, RECORD_FEATURES
 from nvb_diffusers.files import replaced_file, write_whole
+from nvb_diffusers.option_types import OneLineParser, filled_text, number, whole_number
 
 MEGABYTE = 1e6
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="the set to read")
-    parser.add_argument("--output_dir", required=True, help="the folder to write")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=filled_text, required=True, help="the set to read")
+    parser.add_argument("--output_dir", type=filled_text, required=True, help="the folder to write")
     parser.add_argument(
-        "--shard_size", type=float, default=256, help="about how many megabytes; each data loading worker holds one"
+        "--shard_size",
+        type=number(above=0),
+        default=256,
+        help="about how many megabytes; each data loading worker holds one",
     )
-    parser.add_argument("--shuffle_seed", type=int, help="mix the identities, as for sets joined from several sources")
+    parser.add_argument(
+        "--shuffle_seed", type=whole_number(0), help="mix the identities, as for sets joined from several sources"
+    )
     return parser.parse_args(argv)
 
 
@@ -80,8 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the shards; return 0, or 2 after an error, which is one line on stderr."""
     args = parse_args(argv)
     try:
-        if args.shard_size <= 0:
-            raise ValueError(f"--shard_size {args.shard_size}: expected above 0")
         records = read_records(args.data_dir)
         folder, target = Path(args.data_dir) / "images", Path(args.output_dir)
         index: dict[str, list[dict[str, Any]]] = {}

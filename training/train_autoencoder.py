@@ -20,21 +20,26 @@ from diffusers import AutoencoderDC
 from nvb_diffusers.data.datasets import FaceDataset, SampleTransform
 from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.data.keys import draw_noise
+from nvb_diffusers.option_types import OneLineParser, number
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.options import add_run_arguments
 from nvb_diffusers.training.run import Run, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_config", help="a JSON file with AutoencoderDC's arguments, for a new one")
     parser.add_argument("--vae_name_or_path", help="an autoencoder to go on with, instead of a new one")
     parser.add_argument(
         "--decoder_only", action="store_true", help="leave encoder and scale as they are, so that latents stay valid"
     )
-    parser.add_argument("--gradient_loss_weight", type=float, default=1.0, help="of the image's finite differences")
-    parser.add_argument("--latent_loss_weight", type=float, default=1e-4, help="keeps the latents' scale bounded")
-    parser.add_argument("--latent_noise", type=float, default=0.05, help="standard deviation, in latent units")
+    parser.add_argument(
+        "--gradient_loss_weight", type=number(low=0), default=1.0, help="of the image's finite differences"
+    )
+    parser.add_argument(
+        "--latent_loss_weight", type=number(low=0), default=1e-4, help="keeps the latents' scale bounded"
+    )
+    parser.add_argument("--latent_noise", type=number(low=0), default=0.05, help="standard deviation, in latent units")
     add_run_arguments(
         parser,
         resolution=256,
@@ -104,15 +109,15 @@ def latent_scale(vae: AutoencoderDC, pixel_values: torch.Tensor) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with Run("autoencoder", args) as run:
-        # 1. The model: all of it trains, or the decoder
-        vae = load_autoencoder(args)
-        vae.to(memory_format=torch.channels_last)
-        vae.encoder.requires_grad_(not args.decoder_only)
-
-        # 2. Data: clean images
+        # 1. Data: clean images
         transform = SampleTransform(args.resolution, (), seed=args.seed)
         dataset = FaceDataset(args.data_dir, "train", transform, args.streaming)
         validation = FaceDataset(args.data_dir, "validation", transform, args.streaming)
+
+        # 2. The model: all of it trains, or the decoder
+        vae = load_autoencoder(args)
+        vae.to(memory_format=torch.channels_last)
+        vae.encoder.requires_grad_(not args.decoder_only)
         held_out = run.held_out(validation)["pixel_values"]
         side = args.resolution // vae.spatial_compression_ratio
         latent_shape = (vae.config.latent_channels, side, side)

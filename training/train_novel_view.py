@@ -24,6 +24,7 @@ from nvb_diffusers.data.datasets import MultiViewFaceDataset, held_out_batch, sp
 from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.data.keys import DROPPED, GIVEN, draw_choices, draw_noise, draw_timesteps
 from nvb_diffusers.hub import publish
+from nvb_diffusers.option_types import OneLineParser, filled_text, number, whole_number
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.latents import cache_latents, with_latents
 from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
@@ -36,8 +37,10 @@ CENTERING_SAMPLES = 64
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained_model_name_or_path", required=True, help="the pipeline that step 1 made")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--pretrained_model_name_or_path", type=filled_text, required=True, help="the pipeline that step 1 made"
+    )
     parser.add_argument(
         "--view_transformer_config", help="a JSON file with ViewTransformer3D's arguments, for a new one"
     )
@@ -48,14 +51,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--conditioning_dropout",
-        type=float,
+        type=number(low=0, high=1),
         default=0.0,
         help="share that --train_unet paints without features, for guidance",
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--feature_loss_weight", type=float, default=10.0, help="lambda_1; 0 for the ablation")
-    parser.add_argument("--cosine_weight", type=float, default=2.0, help="lambda, inside the feature loss")
-    parser.add_argument("--camera_loss_weight", type=float, default=0.05, help="lambda_2")
+    parser.add_argument("--feature_loss_weight", type=number(low=0), default=10.0, help="lambda_1; 0 for the ablation")
+    parser.add_argument("--cosine_weight", type=number(low=0), default=2.0, help="lambda, inside the feature loss")
+    parser.add_argument("--camera_loss_weight", type=number(low=0), default=0.05, help="lambda_2")
     parser.add_argument(
         "--camera_conditioning",
         choices=tuple(GIVEN_CAMERAS),
@@ -63,12 +66,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="the source camera that the volume is built with; constant, the frontal one, for the ablation",
     )
     parser.add_argument(
-        "--num_diffusion_views", type=int, help="views that the diffusion loss sees, 0 for none; default: all"
+        "--num_diffusion_views",
+        type=whole_number(0),
+        help="views that the diffusion loss sees, 0 for none; default: all",
     )
-    parser.add_argument("--snr_gamma", type=float, help="Min-SNR weighting")
-    parser.add_argument("--num_target_views", type=int, default=7)
+    parser.add_argument("--snr_gamma", type=number(above=0), help="Min-SNR weighting")
+    parser.add_argument("--num_target_views", type=whole_number(1), default=7)
     parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
-    parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation images")
+    parser.add_argument("--num_inference_steps", type=whole_number(1, 1000), default=20, help="of validation images")
     add_degradation_arguments(parser)
     add_run_arguments(parser, train_batch_size=2, max_train_steps=300_000, num_validation_samples=16)
     return parser.parse_args(argv)
@@ -220,7 +225,16 @@ def check_options(args: argparse.Namespace, num_views: int) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with Run("novel_view", args) as run:
-        # 1. Models
+        # 1. Data
+        dataset, validation = (
+            MultiViewFaceDataset(
+                args.data_dir, split, make_transform(args, split), args.num_target_views, args.streaming
+            )
+            for split in ("train", "validation")
+        )
+        check_options(args, dataset.num_views)
+
+        # 2. Models
         pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
         pipeline.set_progress_bar_config(disable=True)
         scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -231,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             view_transformer = new_model(ViewTransformer3D, args.view_transformer_config, in_channels=width)
             pipeline.register_modules(view_transformer=view_transformer)
 
-        # 2. What trains: the view transformer, with its camera predictor and aggregator, alone or with the UNet
+        # 3. What trains: the view transformer, with its camera predictor and aggregator, alone or with the UNet
         for part in (image_encoder, unet, pipeline.vae):
             part.requires_grad_(False).to(run.accelerator.device, memory_format=torch.channels_last)
         trained = [NovelViewModel(view_transformer)] + ([unet] if args.train_unet else [])
@@ -241,19 +255,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             view_transformer.enable_gradient_checkpointing()
             unet.enable_gradient_checkpointing()
 
-        # 3. Data
-        views = (args.num_target_views, args.streaming)
-        dataset = MultiViewFaceDataset(args.data_dir, "train", make_transform(args, "train"), *views)
-        check_options(args, dataset.num_views)
+        # 4. Mean features and latents
         if is_new and view_transformer.config.num_source_layers:
             center(pipeline, held_out_batch(dataset, CENTERING_SAMPLES), args)
         if args.latents_cache:
             with run.accelerator.main_process_first():
                 dataset.use_latents(cache_latents(pipeline.vae, dataset.records, args.resolution, args.latents_cache))
-        validation = MultiViewFaceDataset(args.data_dir, "validation", make_transform(args, "validation"), *views)
         held_out = with_latents(run.held_out(validation), pipeline.vae)
 
-        # 4. Training
+        # 5. Training
         model, *trained_unet = run.prepare(trained, dataset)
         painter = trained_unet[0] if args.train_unet else unet
         shown = shown_views(args, dataset.num_views)

@@ -23,6 +23,7 @@ from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.data.keys import DROPPED, draw_choices, draw_noise, draw_timesteps
 from nvb_diffusers.hub import publish
 from nvb_diffusers.models.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
+from nvb_diffusers.option_types import OneLineParser, number, whole_number
 from nvb_diffusers.training.backbone import load_scheduler, load_unet, load_vae, new_model
 from nvb_diffusers.training.checkpoints import write_folder
 from nvb_diffusers.training.latents import cache_latents, latent_side, with_latents
@@ -32,26 +33,28 @@ from nvb_diffusers.training.run import Run, one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretrained_model_name_or_path", help="a Stable Diffusion: UNet, VAE and scheduler")
     parser.add_argument("--unet_config", help="a JSON file: a new UNet of this shape instead")
     parser.add_argument("--vae_name_or_path", help="another autoencoder than the base's")
     parser.add_argument("--encoder_config", help="a JSON file with TimeAwareImageEncoder's arguments")
     parser.add_argument("--unet_training", choices=("lora", "full"), default="lora")
-    parser.add_argument("--rank", type=int, default=16, help="of the LoRA")
+    parser.add_argument("--rank", type=whole_number(1), default=16, help="of the LoRA")
     parser.add_argument("--prediction_type", choices=("epsilon", "v_prediction", "sample"), help="default: the base's")
     parser.add_argument("--zero_terminal_snr", action="store_true", help="rescale betas so that the last step is noise")
-    parser.add_argument("--conditioning_dropout", type=float, default=0.0, help="share without photo, for guidance")
+    parser.add_argument(
+        "--conditioning_dropout", type=number(low=0, high=1), default=0.0, help="share without photo, for guidance"
+    )
     parser.add_argument(
         "--latent_loss_weight",
-        type=float,
+        type=number(low=0),
         default=0.0,
         help="of the clean latents read off the features by a linear head",
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
-    parser.add_argument("--snr_gamma", type=float, help="Min-SNR weighting")
-    parser.add_argument("--num_inference_steps", type=int, default=20, help="of validation images")
+    parser.add_argument("--snr_gamma", type=number(above=0), help="Min-SNR weighting")
+    parser.add_argument("--num_inference_steps", type=whole_number(1, 1000), default=20, help="of validation images")
     add_degradation_arguments(parser)
     add_run_arguments(parser, max_train_steps=200_000, learning_rate=5e-5)
     return parser.parse_args(argv)
@@ -132,7 +135,15 @@ def validate(
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with Run("restoration", args) as run:
-        # 1. Models
+        # 1. Data
+        dataset, validation = (
+            FaceDataset(args.data_dir, split, make_transform(args, split), args.streaming)
+            for split in ("train", "validation")
+        )
+        if args.latents_cache and (args.crop_jitter or args.streaming):
+            raise ValueError("--latents_cache holds all whole images: not with --crop_jitter, nor with --streaming")
+
+        # 2. Models
         unet = load_unet(args.pretrained_model_name_or_path, args.unet_config)
         vae = load_vae(args.vae_name_or_path, args.pretrained_model_name_or_path)
         scheduler = load_scheduler(args.pretrained_model_name_or_path, args.prediction_type, args.zero_terminal_snr)
@@ -143,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipeline = NVBFacePipeline(image_encoder, unet, vae, DDIMScheduler.from_config(scheduler.config))
         pipeline.set_progress_bar_config(disable=True)
 
-        # 2. What trains: the encoder; of the UNet, attn2 and the LoRA on the rest, or all of it
+        # 3. What trains: the encoder; of the UNet, attn2 and the LoRA on the rest, or all of it
         vae.requires_grad_(False).to(run.accelerator.device, memory_format=torch.channels_last)
         if args.unet_training == "lora":
             add_adapter(unet, args.rank)
@@ -152,24 +163,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.gradient_checkpointing:
                 model.enable_gradient_checkpointing()
 
-        # 3. Data
-        dataset = FaceDataset(args.data_dir, "train", make_transform(args, "train"), args.streaming)
+        # 4. Latents
         if args.latents_cache:
-            if args.crop_jitter or args.streaming:
-                raise ValueError("--latents_cache holds all whole images: not with --crop_jitter, nor with --streaming")
             with run.accelerator.main_process_first():
                 dataset.use_latents(cache_latents(vae, dataset.records, args.resolution, args.latents_cache))
-        validation = FaceDataset(args.data_dir, "validation", make_transform(args, "validation"), args.streaming)
         held_out = with_latents(run.held_out(validation), vae)
 
-        # 4. Training
+        # 5. Training
         models = run.prepare([image_encoder, unet, latent_head], dataset)
         for batch in run:
             run.step(*compute_loss(models, scheduler, with_latents(batch, vae), args))
             if run.validates:
                 run.log(validate(pipeline, latent_head, held_out, run.output_dir, args))
 
-        # 5. What is saved: a pipeline whose UNet is plain, and the adapter alone
+        # 6. What is saved: a pipeline whose UNet is plain, and the adapter alone
         if args.unet_training == "lora":
 
             def write_adapter(folder: Path) -> None:

@@ -4,23 +4,15 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import diffusers
 
 from nvb_diffusers import __version__
 from nvb_diffusers.cli import degrade, evaluate, info, views
 from nvb_diffusers.cli.photos import complain
+from nvb_diffusers.option_types import OneLineParser
 
 FAMILIES = (views, degrade, info, evaluate)
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors, and those of its subcommands, are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

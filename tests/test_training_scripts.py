@@ -30,6 +30,7 @@ from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, h
 from nvb_diffusers.data.keys import draw_timesteps
 from nvb_diffusers.models.unet import load_adapter
 from nvb_diffusers.training import run as run_module
+from nvb_diffusers.training import start
 from nvb_diffusers.training.backbone import load_unet
 from nvb_diffusers.training.checkpoints import list_checkpoints
 
@@ -417,6 +418,7 @@ def test_the_default_tracker_takes_the_options(place, tmp_path):
 
 def test_publishing(place, tmp_path, monkeypatch):
     """Assert that the finished pipeline is published under the name given."""
+    monkeypatch.setattr(start.HfApi, "whoami", lambda self: {"name": "me"})
     for script in STEPS:
         published = []
         monkeypatch.setattr(

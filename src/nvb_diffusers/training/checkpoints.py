@@ -60,8 +60,8 @@ def find_checkpoint(output_dir: str | Path, resume_from: str | None) -> Path | N
     return folder
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int, limit: int | None) -> None:
-    """Save the training state as `checkpoint-N`, whole or not at all; then drop the oldest beyond `limit`.
+def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int, limit: int) -> None:
+    """Save the training state as `checkpoint-N`, whole or not at all; then drop the oldest beyond `limit`, 0 for none.
 
     Raises:
         OSError: the state could not be written, for one because the disk is full; older checkpoints are untouched.
@@ -77,7 +77,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int,
         replace=accelerator.is_main_process,
         wait=accelerator.wait_for_everyone,
     )
-    if accelerator.is_main_process and limit is not None:
+    if accelerator.is_main_process and limit:
         for old in list_checkpoints(output_dir)[:-limit]:
             shutil.rmtree(old)
 
@@ -129,8 +129,8 @@ def save_only_trainable(accelerator: Accelerator) -> None:
         for number in reversed(range(len(models))):
             model = accelerator.unwrap_model(models.pop())
             state = load_file(_trainable_file(folder, number))
-            expected = _trainable_state(model).keys()
-            if state.keys() != expected:
+            expected = {name: value.shape for name, value in _trainable_state(model).items()}
+            if {name: value.shape for name, value in state.items()} != expected:
                 raise ValueError(f"{folder} was saved with other trainable parameters: use the same training options")
             model.load_state_dict(state, strict=False)
 

@@ -23,6 +23,20 @@ def adamw(
     return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
 
 
+def use_settings(
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
+    """Let an optimizer and its scheduler, which took up the state of a checkpoint, go on with these settings."""
+    scheduler.base_lrs = [learning_rate] * len(optimizer.param_groups)
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    for group, factor in zip(optimizer.param_groups, factors, strict=True):
+        group.update(initial_lr=learning_rate, lr=learning_rate * factor, weight_decay=weight_decay)
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Muon (arXiv 2502.16982) over the matrices of attention and feed-forward, AdamW over all else, as one optimizer.
 
@@ -49,7 +63,7 @@ class MuonAdamW(torch.optim.Optimizer):
             groups[True], lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         self.parts = [muon, adamw(groups[False], learning_rate, weight_decay, use_8bit)]
-        super().__init__([group for part in self.parts for group in part.param_groups], defaults={})
+        super().__init__([group for part in self.parts for group in part.param_groups], defaults={"lr": learning_rate})
         self._share_groups()
 
     @torch.no_grad()

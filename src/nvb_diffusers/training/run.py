@@ -13,6 +13,7 @@ stand in the script:
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,21 +33,26 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, held_out_batch, key_sampler
-from nvb_diffusers.files import one_line
+from nvb_diffusers.files import one_line, read_json
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
     find_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     save_averages,
     save_checkpoint,
     save_only_trainable,
     write_folder,
 )
-from nvb_diffusers.training.optimizer import MuonAdamW, adamw
+from nvb_diffusers.training.health import Health
+from nvb_diffusers.training.optimizer import MuonAdamW, adamw, use_settings
+from nvb_diffusers.training.start import check_room, check_start
 
 Arguments = ParamSpec("Arguments")
 Batch = dict[str, torch.Tensor]
+# Options that say how far to go and whom to tell, not what is trained.
+OF_ONE_CALL = {"resume_from_checkpoint", "max_train_steps", "max_train_seconds", "push_to_hub", "report_to"}
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 
 
@@ -71,15 +77,18 @@ class Run:
             have their averaged weights. True every `--validation_steps` and at the last step.
 
     Raises:
-        ValueError, OSError: there is no such checkpoint, or the folder holds another run's.
+        ValueError, OSError: there is no such checkpoint, the folder holds another run's, or what the run will need at
+            its end is not there (`check_start`).
     """
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self._start = time.monotonic()
-        self.args, self.output_dir = args, Path(args.output_dir)
+        check_start(args)
+        self._name, self.args, self.output_dir = name, args, Path(args.output_dir)
         self._resume_from = find_checkpoint(self.output_dir, args.resume_from_checkpoint)
         self.global_step = checkpoint_step(self._resume_from) if self._resume_from else 0
         self.validates, self._forward = False, ExitStack()  # what a batch's losses are computed under
+        self._health = Health(self.output_dir)
         trackers = [CurveTracker(self.output_dir, self.global_step)]
         self.accelerator = Accelerator(
             gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -89,8 +98,6 @@ class Run:
             # The main process validates and caches latents while the others wait for it.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
         )
-        options = {name: " ".join(value) if isinstance(value, list) else value for name, value in vars(args).items()}
-        self.accelerator.init_trackers(name, options)
         set_seed(args.seed)
         note = slow_bf16_note(self.accelerator.device) if self.accelerator.mixed_precision == "bf16" else None
         if note and self.accelerator.is_main_process:
@@ -119,6 +126,7 @@ class Run:
         args, processes = self.args, self.accelerator.num_processes
         named = [pair for model in models for pair in model.named_parameters() if pair[1].requires_grad]
         self.trainable = [parameter for _, parameter in named]
+        check_room(self.output_dir, self.trainable, self._checkpoints_to_come())
         self._ema = EMAModel(self.trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
         settings = (args.learning_rate, args.adam_weight_decay, args.use_8bit_adam)
         optimizer = MuonAdamW(named, *settings) if args.use_muon else adamw(self.trainable, *settings)
@@ -142,6 +150,10 @@ class Run:
         if self._resume_from:
             load_checkpoint(self.accelerator, self._resume_from)
             self._ema.to(self.accelerator.device)
+            self._ema.decay = args.ema_decay
+            use_settings(optimizer, lr_scheduler, args.learning_rate, args.adam_weight_decay)
+            self._tell_changes()
+        self.accelerator.init_trackers(self._name, _plain_options(args))
         return prepared
 
     def __iter__(self) -> Iterator[Batch]:
@@ -161,8 +173,8 @@ class Run:
                 if self.validates:
                     self._ema.restore(self.trainable)
                     self.validates = False
-                if self._ends or self.global_step % args.checkpointing_steps == 0:
-                    save_checkpoint(self.accelerator, self.output_dir, self.global_step, args.checkpoints_total_limit)
+                if self._ends or _is_due(self.global_step, args.checkpointing_steps):
+                    self._save_checkpoint()
         self._ema.copy_to(self.trainable)
 
     def step(self, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
@@ -176,7 +188,9 @@ class Run:
         self._parts.append({"loss": loss.detach(), **parts})
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(self.trainable, self.args.max_grad_norm)
+            norm = self.accelerator.clip_grad_norm_(self.trainable, self.args.max_grad_norm or math.inf)
+            if not self._health.note(norm, self.global_step + 1) and self.accelerator.scaler is None:
+                self._optimizer.zero_grad()  # a step without gradients is none; with a scaler, that leaves it out
         self._optimizer.step()
         self._lr_scheduler.step()
         self._optimizer.zero_grad()
@@ -203,22 +217,58 @@ class Run:
         if self.accelerator.is_main_process:
             write_folder(self.output_dir / folder, result.save_pretrained)
             if self.args.push_to_hub:
-                publish(result, self.args.push_to_hub)
+                try:
+                    publish(result, self.args.push_to_hub)
+                except Exception as error:  # of whichever HTTP library the Hub's client has
+                    raise OSError(
+                        f"{self.output_dir / folder} is written, but not published: {one_line(error)}"
+                    ) from error
 
     def _end_step(self) -> None:
         args = self.args
         self._ema.step(self.trainable)
         self.global_step += 1
         self._progress.update()
-        if self.global_step % args.logging_steps == 0:
+        if _is_due(self.global_step, args.logging_steps):
             means = _mean_parts(self.accelerator, self._parts)
             self.log({**means, "learning_rate": self._lr_scheduler.get_last_lr()[0]})
         self._ends = self.global_step >= args.max_train_steps or self._time_is_up()
-        due = self._ends or self.global_step % args.validation_steps == 0
+        due = self._ends or _is_due(self.global_step, args.validation_steps)
         self.validates = due and self.accelerator.is_main_process
         if self.validates:
             self._ema.store(self.trainable)
             self._ema.copy_to(self.trainable)
+
+    def _save_checkpoint(self) -> None:
+        """Save what can be gone on from: after a bad step nothing, so that the last good checkpoint stays the newest.
+
+        Raises:
+            ValueError: the run ends with a bad step, or a weight is not finite.
+        """
+        self._health.check(self.trainable, self.global_step)
+        if self._health.is_good:
+            save_checkpoint(self.accelerator, self.output_dir, self.global_step, self.args.checkpoints_total_limit)
+        elif self._ends:
+            raise self._health.lost(self.global_step)
+
+    def _checkpoints_to_come(self) -> int:
+        """How many checkpoints more than now there will be at once, at least the first."""
+        args = self.args
+        left = args.max_train_steps - self.global_step
+        made = math.ceil(left / (args.checkpointing_steps or args.max_train_steps))
+        kept = args.checkpoints_total_limit + 1 if args.checkpoints_total_limit else 1  # all of them: who can tell
+        return max(1, min(made, kept) - len(list_checkpoints(self.output_dir)))
+
+    def _tell_changes(self) -> None:
+        """One line that says which options are others than those of the run so far; the new ones are used."""
+        before = self.output_dir / "options.json"
+        if not before.is_file() or not self.accelerator.is_main_process:
+            return
+        old, new = read_json(before), _plain_options(self.args)
+        changed = [name for name in new if name not in OF_ONE_CALL and name in old and old[name] != new[name]]
+        if changed:
+            words = ", ".join(f"{name} {new[name]} (was {old[name]})" for name in changed)
+            print(f"note: the run goes on from step {self.global_step} with {words}", file=sys.stderr)
 
     def _time_is_up(self) -> bool:
         limit = self.args.max_train_seconds
@@ -245,6 +295,16 @@ def slow_bf16_note(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) 
     if device.type != "cpu" or not cpuinfo.exists() or CPU_BF16_FLAGS & set(cpuinfo.read_text().split()):
         return None
     return "note: this CPU has no bf16 instructions, so bf16 takes about ten times as long as --mixed_precision no"
+
+
+def _is_due(step: int, every: int) -> bool:
+    """Whether something happens at this step that happens every so many steps, 0 for never."""
+    return every > 0 and step % every == 0
+
+
+def _plain_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options as trackers and JSON take them: no lists."""
+    return {name: " ".join(value) if isinstance(value, list) else value for name, value in vars(args).items()}
 
 
 def _any_process(accelerator: Accelerator, condition: bool) -> bool:

@@ -47,6 +47,16 @@ def assert_same_results(actual: Any, expected: Any) -> None:
         assert actual == (pytest.approx(expected, rel=1e-5, abs=1e-5, nan_ok=True) if number else expected)
 
 
+APPEARANCE = {
+    "sample_size": SIDE,
+    "restorer_hidden_size": 6,
+    "restorer_layers": 2,
+    "norm_num_groups": 4,
+    "reader_channels": (8, 12),
+    "fuser_channels": (8, 16),
+}
+
+
 def tiny_encoder(**kwargs) -> TimeAwareImageEncoder:
     config = {
         "sample_size": SIDE,
@@ -121,15 +131,7 @@ def tiny_scheduler(**kwargs) -> DDIMScheduler:
 
 
 def tiny_appearance(**kwargs) -> AppearanceModel:
-    config = {
-        "sample_size": SIDE,
-        "restorer_hidden_size": 6,
-        "restorer_layers": 2,
-        "norm_num_groups": 4,
-        "reader_channels": (8, 12),
-        "fuser_channels": (8, 16),
-    }
-    model = AppearanceModel(**(config | kwargs))
+    model = AppearanceModel(**(APPEARANCE | kwargs))
     # A new model reads no face and pastes: give all its layers an effect.
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d) and not module.weight.any():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import APPEARANCE
 
 from nvb_diffusers import AppearanceModel
 from nvb_diffusers.camera import camera_from_angles
@@ -12,15 +13,7 @@ BATCH, VIEWS, SIDE = 2, 3, 48
 
 def tiny_model(seed=0, **kwargs):
     torch.manual_seed(seed)
-    config = {
-        "sample_size": SIDE,
-        "restorer_hidden_size": 8,
-        "restorer_layers": 1,
-        "norm_num_groups": 4,
-        "reader_channels": (8, 12),
-        "fuser_channels": (8, 16),
-    }
-    return AppearanceModel(**(config | kwargs)).eval()
+    return AppearanceModel(**(APPEARANCE | {"sample_size": SIDE} | kwargs)).eval()
 
 
 def trained(model):

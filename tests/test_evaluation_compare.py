@@ -363,5 +363,7 @@ def test_packaged_comparisons_are_known_by_name(tmp_path):
     """Assert that each is whole and is found by its name, and that another name gets the list."""
     assert read_comparison("default").rows[0].name == "ours"
     assert len(read_comparison("ablations").rows) > 1
-    with pytest.raises(ValueError, match=r"neither a file nor a packaged comparison \(ablations, default\)"):
+    with pytest.raises(
+        ValueError, match=r"neither a file nor a packaged comparison \(ablations, appearance, default\)"
+    ):
         read_comparison("defualt")

@@ -119,7 +119,9 @@ def test_resizing_refuses_a_folder_of_another_size(heads, capsys):
     assert resized.main(resize_arguments(heads, 30)) == 0
     assert resized.main(resize_arguments(heads, 20)) == 2
     assert "was prepared with size = 30, now size = 20" in capsys.readouterr().err
-    assert resized.main(resize_arguments(heads, 0, output_dir=heads.parent / "none")) == 2
+    with pytest.raises(SystemExit) as stop:
+        resized.main(resize_arguments(heads, 0, output_dir=heads.parent / "none"))
+    assert stop.value.code == 2
     assert not (heads.parent / "none").exists()
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 RADIUS = 2.7
 FOCAL = 4.2647  # of EG3D's labels, 2985.29 / 700: a full field of view of 13.37 degrees
 RIGID_TOLERANCE = 1e-2  # lets bfloat16 labels pass, and stops a cam2world that is scaled by 1 %
-MAX_FOCAL, MAX_CENTER, MAX_OFF, MAX_DISTANCE = 50.0, 1.5, 1.0, 100.0  # beyond, numbers are of another convention
+MAX_FOCAL, MAX_CENTER, MAX_OFF, MAX_DISTANCE = 50.0, 1.5, 1.5, 100.0  # beyond, numbers are of another convention
 
 Angle = float | torch.Tensor
 

@@ -6,6 +6,7 @@ import torch
 from conftest import LATENT_SHAPE, SIDE, tiny_appearance, tiny_pipeline
 
 from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.models.appearance import PhotoSurface, own_backdrop
 
 LARGE = 2 * SIDE
@@ -19,7 +20,8 @@ def pipe():
     torch.manual_seed(1)
     appearance = tiny_appearance(sample_size=LARGE).eval()
     # A person on the left half, whatever the photo, whose mask the fuser knows.
-    appearance.reader.conv_out.bias.data[16:] = 3.0
+    appearance.reader.conv_out.bias.data[16:32] = 3.0
+    torch.nn.init.normal_(appearance.reader.conv_out.weight[32:], std=0.1)  # positions
     pipe = NVBFacePipeline(**(plain.components | {"appearance": appearance}))
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -49,16 +51,29 @@ def test_views_have_the_appearance_models_size(pipe):
 
 
 def test_without_it_the_papers_system_remains(pipe):
-    """Assert views of the UNet alone, without evidence, and latents that an appearance model does not change."""
+    """Assert views of the UNet alone, without evidence, and latents that an appearance model leaves, given a camera."""
     plain = tiny_pipeline()
     output = call(plain)
     assert plain.sample_size == SIDE
     assert output.images.shape == (3, 3, SIDE, SIDE)
     assert output.evidence is None
-    latents = [call(some, output_type="latent") for some in (pipe, plain)]
+    given = camera_from_angles(5.0, 2.0)[None]
+    latents = [call(some, output_type="latent", source_cameras=given) for some in (pipe, plain)]
     assert latents[0].images.shape == (3, *LATENT_SHAPE)
     assert (latents[0].images - latents[1].images).abs().max() < 1e-5
     assert latents[0].evidence is None
+
+
+def test_a_predicted_camera_is_corrected_by_the_photo_and_a_given_one_is_not(pipe):
+    """Assert the mean of the view transformer's camera and the one that fits the pixels, for calls and predictions."""
+    plain = tiny_pipeline()
+    predicted = plain.predict_cameras(photo(), 2)
+    surface = pipe.appearance.read_photo(photo()[None] * 2 - 1, predicted, correct=True)
+    assert not torch.allclose(surface.source_cameras, predicted, atol=1e-3)
+    for cameras in (call(pipe).source_cameras, pipe.predict_cameras(photo(), 2)):
+        torch.testing.assert_close(cameras, surface.source_cameras, atol=1e-4, rtol=0)
+    given = camera_from_angles(5.0, 2.0)[None]
+    assert torch.equal(call(pipe, source_cameras=given).source_cameras, given)
 
 
 def test_views_are_what_the_model_fuses(pipe):
@@ -74,8 +89,6 @@ def test_views_are_what_the_model_fuses(pipe):
 
 
 def pipe_cameras():
-    from nvb_diffusers.camera import camera_from_angles
-
     return [camera_from_angles(*pair).numpy() for pair in CAMERAS]
 
 

@@ -12,6 +12,8 @@ from nvb_diffusers.camera import project_points
 from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, held_out_batch
 from nvb_diffusers.data.keys import VARIED, sample_generator
 from nvb_diffusers.data.surfaces import (
+    BACKDROP,
+    CROP,
     VARIATIONS,
     Backdrop,
     Colors,
@@ -39,7 +41,8 @@ def some_head(seed=0, side=64):
     image = cv2.resize(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
     y, x = (np.mgrid[:side, :side] + 0.5) / side
     mask = (((x - 0.4) ** 2 + (y - 0.55) ** 2) < 0.25**2).astype(np.float32)
-    return SurfaceImage(image, (2.5 + 0.1 * x).astype(np.float32) * mask, mask)
+    positions = np.stack([x - 0.5, 0.5 - y, 0.1 * x], axis=-1).astype(np.float32)
+    return SurfaceImage(image, (2.5 + 0.1 * x).astype(np.float32) * mask, mask, positions)
 
 
 # Samples
@@ -51,7 +54,7 @@ def test_samples_are_those_of_the_multi_view_set(rendered_heads):
     dataset = heads(rendered_heads)
     for key in range(4):
         expected, sample = plain[key], dataset[key]
-        assert sample.keys() == expected.keys() | {"depth", "mask"}
+        assert sample.keys() == expected.keys() | {"depth", "mask", "positions"}
         assert all(torch.equal(sample[name], value) for name, value in expected.items())
         assert sample["depth"].shape == sample["mask"].shape == (3, SIZE, SIZE)
         assert 0 <= sample["mask"].min() < 0.01 < 0.99 < sample["mask"].max() <= 1
@@ -65,11 +68,20 @@ def test_depth_fits_the_cameras_mirrored_or_not(rendered_heads):
         flips.add(bool(sample["flipped"]))
         depth, mask, cameras = sample["depth"], sample["mask"], sample["camera_params"]
         assert ((depth > 0) == (mask > 0.5)).float().mean() > 0.94  # hair is thinner than it is deep
-        points = unproject_depth(depth[0], cameras[0])[(depth[0] > 0).flatten()]
+        there = (depth[0] > 0).flatten()
+        points = unproject_depth(depth[0], cameras[0])[there]
+        torch.testing.assert_close(sample["positions"][0].flatten(1).mT[there], points, atol=1e-4, rtol=0)
         uvz = project_points(points, cameras[1])  # (P, 3)
         found = carry(depth[1][None, None], uvz[None, None, :, None, :2])[0, 0, 0, :, 0]
         assert ((found - uvz[:, 2]).abs() < 0.01).float().mean() > 0.5  # the others are hidden
     assert flips == {True, False}
+
+
+def test_positions_stay_those_of_their_pixels_under_a_crop_error():
+    """Assert that a moved head's points stand where their colors went, unchanged."""
+    head = some_head()
+    moved = CropError((0.25, 0.0), 1.0, 0.0).run(head)
+    assert np.array_equal(moved.positions[:, 16:], head.positions[:, :48])
 
 
 def test_depth_of_another_size_is_not_mixed_with_what_is_behind(rendered_heads):
@@ -114,7 +126,7 @@ def test_only_what_is_asked_for_is_drawn():
     for kind, variations in drawn.items():
         shares = {name: np.mean([getattr(v, name) is not None for v in variations]) for name in VARIATIONS}
         assert all(shares[name] == 0 for name in VARIATIONS if name != kind)
-        assert shares[kind] == (1 if kind == "colors" else pytest.approx(0.5, abs=0.1))
+        assert shares[kind] == pytest.approx({"colors": 1, "backdrop": BACKDROP, "crop": CROP}[kind], abs=0.1)
     kinds = [v.backdrop.kind for v in drawn["backdrop"] if v.backdrop is not None]
     assert min(kinds.count(kind) for kind in ("picture", "noise", "plain")) > 10
     assert 10 < sum(v.colors.gray for v in drawn["colors"]) < 60

@@ -85,7 +85,8 @@ def test_the_loss_falls(part, steps, learning_rate, place, tmp_path):
     assert sum(losses[-8:]) / 8 < sum(losses[:8]) / 8 - fall
     line = json.loads((tmp_path / "curve.jsonl").read_text().splitlines()[0])
     if part == "reader":
-        expected = 10 * line["depth_loss"] + 15 * line["depth_gradient_loss"] + 0.3 * line["mask_loss"]
+        expected = 10 * line["depth_loss"] + 15 * line["depth_gradient_loss"]
+        expected += 10 * line["position_loss"] + 0.3 * line["mask_loss"]
         assert line["loss"] == pytest.approx(expected, rel=1e-5)
         assert 0 < curve(tmp_path, "validation_depth_error")[0] < 0.1
     else:
@@ -194,7 +195,7 @@ def test_what_an_exact_reader_carries_is_the_truth(place):
     wrong = exact._replace(source_cameras=exact.source_cameras.roll(1, dims=0))
     errors = {}
     for name, surface in (("exact", exact), ("wrong", wrong)):
-        appearance.read_photo = lambda *_, read=surface: read
+        appearance.read_photo = lambda *_, correct, read=surface: read
         task = fusion_task(appearance, task_batch, SIDE)
         seen = task.layers.direct[:, :, 3] > 0.99
         carried = task.layers.direct[:, :, :3]

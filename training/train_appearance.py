@@ -26,15 +26,21 @@ from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.data.keys import RETURNED, draw_choices, draw_noise
 from nvb_diffusers.data.surfaces import VARIATIONS, SurfaceDataset
 from nvb_diffusers.hub import publish
-from nvb_diffusers.models.appearance import DEPTH_SCALE, MEAN_DEPTH, FusedViews, PhotoLayers
+from nvb_diffusers.models.appearance import DEPTH_SCALE, MEAN_DEPTH, POSITION_SCALE, FusedViews, PhotoLayers
 from nvb_diffusers.training.adversary import PatchDiscriminator
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.fusion import FusionTask, at_size, fusion_task
-from nvb_diffusers.training.losses import depth_gradient_loss, depth_loss, gradient_loss, restoration_loss
+from nvb_diffusers.training.losses import (
+    depth_gradient_loss,
+    depth_loss,
+    gradient_loss,
+    position_loss,
+    restoration_loss,
+)
 from nvb_diffusers.training.options import add_degradation_arguments, add_run_arguments, make_transform
 from nvb_diffusers.training.run import Batch, Run, one_line_errors
 
-DEPTH_WEIGHT, DEPTH_GRADIENT_WEIGHT, READ_MASK_WEIGHT = 10.0, 15.0, 0.3  # of the reader's losses
+DEPTH_WEIGHT, DEPTH_GRADIENT_WEIGHT, POSITION_WEIGHT, READ_MASK_WEIGHT = 10.0, 15.0, 10.0, 0.3  # of the reader's losses
 GRADIENT_WEIGHT, FUSED_MASK_WEIGHT = 0.7, 0.1  # of the fuser's, beside 1 for the pixels
 ADVERSARY_BEGINS, ADVERSARY_RISES = 0.1, 0.2  # shares of the run: before, the judge learns alone
 RETURNED_SHARE = 0.3  # of samples, of which the photo's own view is among the targets: the photo must come back
@@ -134,22 +140,22 @@ def compute_loss(
     if args.train == "restorer":
         loss = restoration_loss(made, batch["pixel_values"].flatten(0, 1))
         return loss, {"pixel_loss": loss}
-    depth, mask = made.unbind(dim=1)  # (B, S, S) each
-    return reader_loss(depth, mask, batch["depth"].flatten(0, 1), batch["mask"].flatten(0, 1))
+    return reader_loss(made, *(batch[name].flatten(0, 1) for name in ("depth", "mask", "positions")))
 
 
 def reader_loss(
-    depth: torch.Tensor, mask: torch.Tensor, true_depth: torch.Tensor, true_mask: torch.Tensor
+    read: torch.Tensor, true_depth: torch.Tensor, true_mask: torch.Tensor, true_positions: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss of what the reader's network says of depth and mask, against the true ones, (B, S, S) each."""
-    depth, shown = MEAN_DEPTH + DEPTH_SCALE * depth, (true_mask > 0.5) & (true_depth > 0)
+    """Loss of what the reader's network says (B, 5, S, S), against true depth and mask (B, S, S) and positions."""
+    depth, shown = MEAN_DEPTH + DEPTH_SCALE * read[:, 0], (true_mask > 0.5) & (true_depth > 0)
     parts = {
         "depth_loss": depth_loss(depth, true_depth, shown),
         "depth_gradient_loss": depth_gradient_loss(depth, true_depth, shown),
-        "mask_loss": F.binary_cross_entropy_with_logits(mask, true_mask),
+        "position_loss": position_loss(POSITION_SCALE * read[:, 2:], true_positions, shown),
+        "mask_loss": F.binary_cross_entropy_with_logits(read[:, 1], true_mask),
     }
     loss = DEPTH_WEIGHT * parts["depth_loss"] + DEPTH_GRADIENT_WEIGHT * parts["depth_gradient_loss"]
-    return loss + READ_MASK_WEIGHT * parts["mask_loss"], parts
+    return loss + POSITION_WEIGHT * parts["position_loss"] + READ_MASK_WEIGHT * parts["mask_loss"], parts
 
 
 def fuser_loss(

@@ -56,6 +56,32 @@ def mean_cameras(
     return average_cameras(predicted.unflatten(0, features.shape[:2]))
 
 
+def find_cameras(
+    view_transformer: ModelMixin,
+    appearance: ModelMixin | None,
+    features: torch.Tensor,
+    photos: torch.Tensor,
+    given: torch.Tensor | None,
+    view_batch_size: int | None = None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+    """Source cameras (B, 25), given or predicted, and the surface that the appearance model reads, if there is one.
+
+    Args:
+        view_transformer: predicts cameras from features.
+        appearance: corrects them by the photo's pixels.
+        features: (T, B, C, 8, 8) of the images.
+        photos: (B, 3, S, S) in [-1, 1], the same images for the appearance model.
+        given: (B, 25), None for predicted ones.
+        view_batch_size: feature maps at a time.
+    """
+    sources = mean_cameras(view_transformer, features, view_batch_size) if given is None else given
+    sources = sources.to(features.device)
+    if appearance is None:
+        return sources, None
+    surface = appearance.read_photo(photos, sources, correct=given is None)
+    return surface.source_cameras, surface
+
+
 def encode_views(
     view_transformer: ModelMixin,
     features: torch.Tensor,

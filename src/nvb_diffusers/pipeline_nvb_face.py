@@ -8,7 +8,7 @@ from diffusers import ModelMixin, SchedulerMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 
-from .conditioning import Conditioning, encode_images, encode_views, mean_cameras
+from .conditioning import Conditioning, encode_images, encode_views, find_cameras
 from .denoising import call_back, extra_step_kwargs, guided_prediction
 from .pipeline_files import SafetensorsPipeline
 from .pipeline_inputs import (
@@ -127,15 +127,12 @@ class NVBFacePipeline(SafetensorsPipeline):
         images = image_list(image)
         targets, sources = read_cameras(cameras, source_cameras, len(images))  # (B, V, 25), (B, 25)
         timesteps, features = self._encode_images(images, num_inference_steps, view_batch_size)  # (T,), (T, B, C, 8, 8)
-        if sources is None:
-            sources = mean_cameras(self.view_transformer, features, view_batch_size)
-        sources = sources.to(features.device)
+        photos = self.preprocess_images(images, self.sample_size)  # (B, 3, S, S)
+        models = (self.view_transformer, self.appearance)
+        sources, surface = find_cameras(*models, features, photos, sources, view_batch_size)
         targets = sources[:, None] if targets is None else targets.to(features.device)
         views = encode_views(self.view_transformer, features, timesteps, targets, sources, view_batch_size)
-        surface = layers = None
-        if self.appearance is not None:  # the photo's pixels do not depend on time: read and projected once
-            surface = self.appearance.read_photo(self.preprocess_images(images, self.sample_size), sources)
-            layers = self.appearance.project(surface, targets.expand(len(images), -1, -1))
+        layers = None if surface is None else self.appearance.project(surface, targets.expand(len(images), -1, -1))
         return Conditioning(
             encoder_hidden_states=views.flatten(4).mT,  # (T, B, V, L, C)
             timesteps=timesteps,
@@ -152,8 +149,10 @@ class NVBFacePipeline(SafetensorsPipeline):
     ) -> torch.Tensor:
         """Cameras (B, 25) that took the images, in float32, as a call with as many steps predicts them."""
         self._check_components(for_views=True)
-        features = self._encode_images(image_list(image), num_inference_steps, view_batch_size)[1]
-        return mean_cameras(self.view_transformer, features, view_batch_size)
+        images = image_list(image)
+        features = self._encode_images(images, num_inference_steps, view_batch_size)[1]
+        photos = self.preprocess_images(images, self.sample_size)
+        return find_cameras(self.view_transformer, self.appearance, features, photos, None, view_batch_size)[0]
 
     def preprocess_images(self, images: Sequence[ImageInput], size: int | None = None) -> torch.Tensor:
         """Pixel values (B, 3, S, S) in [-1, 1] of aligned, square face images.

@@ -22,12 +22,13 @@ from PIL import Image
 
 from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, image_paths, read_record
 from nvb_diffusers.data.keys import VARIED, sample_generator
+from nvb_diffusers.warp import unproject_depth
 
 DEPTH_UNIT = 1e-4  # world units of one step of a depth image
 VARIATIONS = ("colors", "backdrop", "crop")
 GAMMA, GAIN, OFFSET, GRAY = 0.25, 0.12, 0.06, 0.15  # three deviations and a probability
 BACKDROP, PICTURE, NOISE, BLURRED = 0.5, 0.55, 0.25, 0.4  # probabilities; the other backdrops are of one color
-CROP, SHIFT, SCALE, ROLL = 0.5, 0.02, 0.04, 3.0  # a probability and three deviations, roll's in degrees
+CROP, SHIFT, SCALE, ROLL = 0.7, 0.03, 0.06, 5.0  # a probability and three deviations, roll's in degrees
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
@@ -38,11 +39,13 @@ class SurfaceImage(NamedTuple):
         image: (S, S, 3), 8 bit.
         depth: (S, S), along the camera's forward axis in world units; 0 behind everything.
         mask: (S, S) in [0, 1], how much of each pixel the head covers.
+        positions: (S, S, 3), which point of the world each pixel shows; any behind everything.
     """
 
     image: np.ndarray
     depth: np.ndarray
     mask: np.ndarray
+    positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class CropError:
         return cls((right, down), float(np.exp(generator.normal() * SCALE)), generator.normal() * ROLL)
 
     def run(self, head: SurfaceImage) -> SurfaceImage:
-        """Move image, depth and mask alike; the distances stay."""
+        """Move image, depth, mask and positions alike; what they hold stays."""
         side = len(head.image)
         matrix = _affine(side, self.roll, self.scale, self.shift)
 
@@ -157,6 +160,7 @@ class CropError:
             image=moved(head.image, cv2.INTER_LINEAR, cv2.BORDER_REFLECT),
             depth=moved(head.depth, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT),
             mask=moved(head.mask, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE),
+            positions=moved(head.positions, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT),
         )
 
 
@@ -210,7 +214,7 @@ class SurfaceDataset(MultiViewFaceDataset):
                 raise ValueError(f"{path} does not exist: images with depth and masks are needed, as of nvb-heads")
 
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
-        """Sample of a key, as of `MultiViewFaceDataset`, with `depth` and `mask` (V, S, S).
+        """Sample of a key, as of `MultiViewFaceDataset`; `depth` and `mask` (V, S, S) and `positions` (V, 3, S, S) beside.
 
         With crop errors it has no `camera_params`, as no camera sees such crops.
         """
@@ -223,6 +227,9 @@ class SurfaceDataset(MultiViewFaceDataset):
         side, flipped = self.transform.resolution, bool(sample["flipped"])
         sample["depth"] = _stack([head.depth for head in heads], side, cv2.INTER_NEAREST_EXACT, flipped)
         sample["mask"] = _stack([head.mask for head in heads], side, cv2.INTER_AREA, flipped)
+        positions = np.stack([head.positions for head in heads]).transpose(3, 0, 1, 2)  # (3, V, S', S')
+        along = [_stack(plane, side, cv2.INTER_NEAREST_EXACT, flipped) for plane in positions]  # (V, S, S) each
+        sample["positions"] = torch.stack([-along[0] if flipped else along[0], *along[1:]], dim=1)
         if "crop" in self.variations:
             del sample["camera_params"]
         return sample
@@ -231,7 +238,9 @@ class SurfaceDataset(MultiViewFaceDataset):
         """One image with its depth and mask, at the size that it is stored at."""
         image = np.asarray(record["image"])
         depth, mask = _plane(self.depths[index], np.uint16, image), _plane(self.masks[index], np.uint8, image)
-        head = SurfaceImage(image, depth * DEPTH_UNIT, mask / 255)
+        depth = depth * DEPTH_UNIT
+        points = unproject_depth(torch.from_numpy(np.where(depth > 0, depth, 1)), torch.tensor(record["camera"]))
+        head = SurfaceImage(image, depth, mask / 255, points.unflatten(0, depth.shape).numpy())
         if variation.backdrop is not None:
             other = int(variation.backdrop.other * len(self.records))
             picture = read_record(self.records, other)["image"].resize(image.shape[:2])

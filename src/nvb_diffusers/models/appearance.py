@@ -15,11 +15,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
+from ..camera import average_cameras, pixel_centers
+from ..camera_fit import fit_cameras
 from ..safetensors_only import SafetensorsModel
 from ..warp import carry, see_background, see_mirrored_surface, see_surface
 from .pixel_restorer import PixelRestorer
 
 MEAN_DEPTH, DEPTH_SCALE = 2.55, 0.12  # world units: where a face is before a camera at distance 2.7
+POSITION_SCALE = 0.15  # world units: how far the points of a head are from its middle, along each axis
+FIT_STRIDE = 4  # every so many pixels, along both axes, say which camera took the photo
+LOWEST = -0.22  # world units: the neck, below which shoulders may turn otherwise than the head
 # How far each candidate for a pixel is trusted at first, before the fuser has learned: plain pasting.
 FEATHER, FEATHER_POWER = 7, 6  # side in pixels of what is looked at for an edge, and how fast trust falls toward it
 MIRROR_TRUST, BACKGROUND_TRUST, VIEW_TRUST, PAINTED_TRUST, LEAST_TRUST = 0.3, 0.5, 0.03, 0.01, 1e-3
@@ -32,7 +37,7 @@ class PhotoSurface(NamedTuple):
         pixel_values: (B, 3, S, S) in [-1, 1], the restored photo.
         depth: (B, S, S), along the source camera's forward axis in world units.
         mask: (B, S, S) in [0, 1], where the person is.
-        source_cameras: (B, 25).
+        source_cameras: (B, 25), which took the photo.
     """
 
     pixel_values: torch.Tensor
@@ -132,7 +137,8 @@ class AppearanceModel(SafetensorsModel, ConfigMixin):
         sample_size: S, side of the photo and of the views in pixels; a multiple of `patch_size` and of all halvings.
         patch_size: side of the pixel blocks that are folded into channels.
         restorer_hidden_size, restorer_layers: width and residual blocks of the network that restores pixels.
-        reader_channels: widths of the network that reads depth and mask, from the finest level to the coarsest.
+        reader_channels: widths of the network that reads depth, mask and positions, from the finest level to the
+            coarsest.
         fuser_channels: widths of the network that weighs the candidates for each pixel.
         norm_num_groups: groups of all norms.
     """
@@ -150,24 +156,33 @@ class AppearanceModel(SafetensorsModel, ConfigMixin):
     ) -> None:
         super().__init__()
         self.restorer = PixelRestorer(3, patch_size, restorer_hidden_size, restorer_layers)
-        self.reader = PixelUNet(3, 2, tuple(reader_channels), patch_size, norm_num_groups)
+        self.reader = PixelUNet(3, 5, tuple(reader_channels), patch_size, norm_num_groups)
         self.fuser = PixelUNet(17, 9, tuple(fuser_channels), patch_size, norm_num_groups)
 
     @apply_forward_hook
-    def read_photo(self, pixel_values: torch.Tensor, source_cameras: torch.Tensor) -> PhotoSurface:
+    def read_photo(
+        self, pixel_values: torch.Tensor, source_cameras: torch.Tensor, correct: bool = False
+    ) -> PhotoSurface:
         """Read photos (B, 3, S, S) in [-1, 1] that cameras (B, 25) took.
+
+        Args:
+            pixel_values: the photos.
+            source_cameras: of the photos, known or predicted.
+            correct: whether they are predicted ones. The means of them and of those that fit the photo's pixels, of
+                which each is read as a point of the head, are better than either: their errors are not the same.
 
         Raises:
             ValueError: S is not divisible by the patch size and all halvings.
         """
         self._check_sides(pixel_values)
-        depth, mask = self.reader(pixel_values.to(self.dtype)).float().unbind(dim=1)  # (B, S, S)
-        return PhotoSurface(
-            pixel_values=self.restore(pixel_values),
-            depth=(MEAN_DEPTH + DEPTH_SCALE * depth).clamp(min=0.5),
-            mask=mask.sigmoid(),
-            source_cameras=source_cameras.float(),
-        )
+        source_cameras = source_cameras.float()
+        read = self.reader(pixel_values.to(self.dtype)).float()  # (B, 5, S, S)
+        depth = (MEAN_DEPTH + DEPTH_SCALE * read[:, 0]).clamp(min=0.5)
+        mask = read[:, 1].sigmoid()
+        if correct:
+            fitted = cameras_of_positions(POSITION_SCALE * read[:, 2:], depth, mask, source_cameras)
+            source_cameras = average_cameras(torch.stack([source_cameras, fitted]))
+        return PhotoSurface(self.restore(pixel_values), depth, mask, source_cameras)
 
     @apply_forward_hook
     def restore(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -257,6 +272,24 @@ class AppearanceModel(SafetensorsModel, ConfigMixin):
         """Read, project and fuse: photos (B, 3, S, S), cameras (B, 25) and (B, V, 25), views (B, V, 3, s, s)."""
         surface = self.read_photo(pixel_values, source_cameras)
         return self.fuse(self.project(surface, target_cameras), views)
+
+
+def cameras_of_positions(
+    positions: torch.Tensor, depth: torch.Tensor, mask: torch.Tensor, otherwise: torch.Tensor
+) -> torch.Tensor:
+    """Cameras (B, 25) of photos in which pixels show points of a head.
+
+    Args:
+        positions: (B, 3, S, S), the points in the world.
+        depth: (B, S, S), about how far they are.
+        mask: (B, S, S) in [0, 1], where the person is.
+        otherwise: (B, 25), where nothing fits.
+    """
+    uv = pixel_centers(depth.shape[-2], depth.shape[-1], depth.device).expand(*depth.shape, 2)
+    uvz = torch.cat([uv, depth[..., None]], dim=-1)  # (B, S, S, 3)
+    picked = (part[:, ::FIT_STRIDE, ::FIT_STRIDE].flatten(1, 2) for part in (positions.movedim(1, -1), uvz, mask))
+    points, uvz, weights = picked
+    return fit_cameras(points, uvz, weights * (weights > 0.5) * (points[..., 1] > LOWEST), otherwise)
 
 
 def own_backdrop(surface: PhotoSurface) -> torch.Tensor:

@@ -38,7 +38,7 @@ def fusion_task(appearance: AppearanceModel, batch: dict[str, torch.Tensor], siz
             `target_camera_params`, `target_depth`, `target_mask`, and the pipeline's `views` of them.
         size: S, which divides S'.
     """
-    surface = appearance.read_photo(batch["degraded_pixel_values"], batch["predicted_cameras"])
+    surface = appearance.read_photo(batch["degraded_pixel_values"], batch["predicted_cameras"], correct=True)
     cameras = batch["target_camera_params"]
     with torch.autocast(cameras.device.type, enabled=False):  # half precision would move pixels
         pixels = at_size(surface.pixel_values, size)

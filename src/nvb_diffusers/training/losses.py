@@ -83,6 +83,12 @@ def depth_loss(depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) ->
     return _masked_mean((depth - target).abs().clamp(max=DEPTH_CLAMP), mask).mean()
 
 
+def position_loss(positions: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean distance of points (N, 3, S, S) from the true ones where `mask` (N, S, S), in world units, a scalar."""
+    distance = ((positions - target).square().sum(dim=1) + 1e-8).sqrt()  # (N, S, S), of finite slope at 0
+    return _masked_mean(distance, mask).mean()
+
+
 def depth_gradient_loss(depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Error of the differences between depths (N, S, S) at 1 and 4 pixels where `mask`, clamped at edges, a scalar."""
     total = depth.new_zeros(())

@@ -214,7 +214,7 @@ class SurfaceDataset(MultiViewFaceDataset):
                 raise ValueError(f"{path} does not exist: images with depth and masks are needed, as of nvb-heads")
 
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
-        """Sample of a key, as of `MultiViewFaceDataset`; `depth` and `mask` (V, S, S) and `positions` (V, 3, S, S) beside.
+        """Sample of a key, as of `MultiViewFaceDataset`, and `depth`, `mask` (V, S, S), `positions` (V, 3, S, S).
 
         With crop errors it has no `camera_params`, as no camera sees such crops.
         """

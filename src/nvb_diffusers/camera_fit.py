@@ -9,7 +9,7 @@ import torch
 
 from .camera import FOCAL, RADIUS, camera_from_angles, join_camera, rigid_transform, split_camera, unproject_points
 
-NUM_ALIGNMENTS, NUM_STEPS = 8, 6
+NUM_ALIGNMENTS, NUM_FITTING_STEPS = 8, 6
 FAR_OFF, OFF = 0.1, 0.01  # world units, and a share of the image's side: a point that misses its place so counts half
 DAMPING = 1e-6  # of the normal equations, for points that say nothing of some direction
 LEAST_SUPPORT = 0.01  # mean weight of the points below which nothing is known
@@ -38,7 +38,7 @@ def _fit(points: torch.Tensor, uvz: torch.Tensor, weights: torch.Tensor, otherwi
     points, uvz = (part.nan_to_num(0.0, 0.0, 0.0) for part in (points, uvz))
     weights = weights * known
     rotation, translation = _align(points, uvz, weights)
-    for _ in range(NUM_STEPS):
+    for _ in range(NUM_FITTING_STEPS):
         rotation, translation = _gauss_newton_step(rotation, translation, points, uvz[..., :2], weights)
     position = -(translation[:, None] @ rotation)[:, 0]  # (B, 3)
     intrinsics = split_camera(camera_from_angles(0.0, 0.0).to(points))[1].expand_as(rotation)

@@ -14,7 +14,10 @@ REMOTE_CODE = {  # these files also run where our package is not installed: the 
     "models/image_encoder.py": {"nvb_diffusers.safetensors_only"},
     "models/pixel_restorer.py": set(),
     "warp.py": {"nvb_diffusers.camera"},
+    "camera_fit.py": {"nvb_diffusers.camera"},
     "models/appearance.py": {
+        "nvb_diffusers.camera",
+        "nvb_diffusers.camera_fit",
         "nvb_diffusers.warp",
         "nvb_diffusers.models.pixel_restorer",
         "nvb_diffusers.safetensors_only",

@@ -103,8 +103,8 @@ def test_models_run_one_after_another():
     expected = views(pipe, **settings)
     fetched = note_fetches(pipe)
     assert np.array_equal(views(pipe, **settings), expected)
-    # The appearance model reads the photo before the UNet runs, and fuses after decoding.
-    assert turns_of(fetched) == [*in_turn[:2], "appearance", *in_turn[2:]]
+    # The appearance model corrects the predicted camera before the views are built, and fuses after decoding.
+    assert turns_of(fetched) == [*in_turn[:2], "appearance", *in_turn[1:]]
     # All steps' conditioning, one by one here, belongs to one turn of encoder and view transformer.
     counts = {name: fetched.count(name) for name in fetched}
     assert counts == {

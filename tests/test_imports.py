@@ -1,5 +1,9 @@
 """The import contract: which way the modules may know each other, read from the source without running it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from conftest import load_script
 
@@ -121,3 +125,12 @@ def test_what_is_allowed_is_no_breach():
         "nvb_diffusers.evaluation.score": {"nvb_diffusers", "nvb_diffusers.evaluation.metrics"},
     }
     assert house.contract_breaches(graph) == []
+
+
+@pytest.mark.parametrize(("given", "left"), [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "None")])
+def test_threads_wait_briefly_unless_told_otherwise(given, left):
+    """Assert that how threads wait is set before torch reads it, and left alone where somebody has decided."""
+    code = "import os, nvb_diffusers; print(os.environ.get('GOMP_SPINCOUNT'))"
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    printed = subprocess.run([sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == left

@@ -1,6 +1,13 @@
 """Views of a face at any camera from one degraded photo, in one diffusion run: NVB-Face as a diffusers pipeline."""
 
+import os
+import sys
 from pathlib import Path
+
+# Threads that wait for one another spin, which on a machine with other work takes several times as long as sleeping.
+# The variables are read as torch loads, so whoever imports torch first, or sets one of them, decides.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import diffusers
 from diffusers import ModelMixin

@@ -3,6 +3,7 @@
 import fcntl
 import importlib.util
 import os
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,18 @@ def load_script(name: str, folder: str = "training") -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def group_ends(group: int, seconds: float = 30) -> bool:
+    """Whether all processes of a group end within some time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def assert_same_results(actual: Any, expected: Any) -> None:

@@ -56,6 +56,41 @@ def everything_below(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+def test_fewer_views_leave_none_of_before(run, face, tmp_path):
+    """Assert that pictures which the record no longer tells of are gone, and that what is not ours stays."""
+    run("views", face, "--aligned", "--num", "3", "--out", tmp_path / "o")
+    (tmp_path / "o/mine.png").write_text("not a view")
+    run("views", face, "--aligned", "--num", "2", "--out", tmp_path / "o")
+    files = ["cameras.json", "contact_sheet.png", "mine.png", "view_00.png", "view_01.png"]
+    assert everything_below(tmp_path / "o") == files
+
+
+def test_a_video_that_breaks_off_is_an_error(checkpoint, face, tmp_path):
+    """Assert one line and no file where there is no room for the video, of which ffmpeg says nothing."""
+    words = ["orbit", str(face), str(tmp_path / "o.mp4"), "--aligned", "--checkpoint", str(checkpoint), "--steps", "1"]
+    program = (
+        "import resource, signal, sys; from nvb_diffusers.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "o.mp4': the video broke off" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_a_line_of_pixels_stops_nobody(run, face, tmp_path):
+    """Assert that a photo of which the detector sees nothing costs one line, and that the others are done."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40000, 10)).save(tmp_path / "photos/line.png")
+    shutil.copy(ROOT / "examples/inputs/astronaut_small.jpg", tmp_path / "photos")
+    status, _, errors = run("views", tmp_path / "photos", "--num", "1", "--out", tmp_path / "o")
+    assert status == 2
+    assert any("line.png: " in line and "no face" in line for line in errors)
+    assert (tmp_path / "o/astronaut_small/view_00.png").is_file()
+
+
 def test_views_writes_pictures_sheet_and_cameras(run, face, tmp_path):
     """Assert that each asked camera gives its picture, and that the JSON says which is which."""
     status, out, _ = run(

@@ -316,3 +316,37 @@ def test_names_of_the_world_are_taken(name):
     """Assert that spaces, signs and other alphabets are fine, on their own and in a path."""
     assert check_name(name) == name
     assert path_inside("folder", f"{name}/00.png") == Path("folder") / name / "00.png"
+
+
+def test_a_record_comes_last(tmp_path, monkeypatch):
+    """Assert that at no moment a record stands beside files of which it does not tell."""
+    with filled_folder(tmp_path / "views", "a.json") as stage:
+        for name in ("a.json", "b", "c"):
+            (stage / name).write_text("old")
+    seen, real = [], os.replace
+
+    def replace(source, target):
+        seen.append({path.name: path.read_text() for path in (tmp_path / "views").iterdir() if path.is_file()})
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with filled_folder(tmp_path / "views", "a.json", ["b", "c"]) as stage:
+        for name in ("a.json", "b"):
+            (stage / name).write_text("new")
+    assert seen == [{}, {"b": "new"}]
+    assert {path.name: path.read_text() for path in (tmp_path / "views").iterdir()} == {"a.json": "new", "b": "new"}
+
+
+def test_only_what_it_was_is_replaced(tmp_path):
+    """Assert that a folder of other things and a file may not be replaced, and nothing and the same kind may."""
+    folder = tmp_path / "results"
+    files.check_replaceable(folder, "known")
+    folder.mkdir()
+    files.check_replaceable(folder, "known")
+    (folder / "letter").touch()
+    with pytest.raises(ValueError, match="holds other things, without a known"):
+        files.check_replaceable(folder, "known")
+    (folder / "known").touch()
+    files.check_replaceable(folder, "known")
+    with pytest.raises(ValueError, match="is a file"):
+        files.check_replaceable(folder / "known", "known")

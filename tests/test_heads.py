@@ -1,7 +1,6 @@
 """Synthetic heads: cameras that fit the pixels, depth that fits the cameras, the same bytes always, and a whole set."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from conftest import group_ends
 
 from nvb_diffusers.camera import camera_from_angles, project_points, unproject_points
 from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform
@@ -51,18 +51,6 @@ def run(output_dir, *arguments):
 def contents(folder):
     """The bytes of every file of a data set by its name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def group_ends(group, seconds=30):
-    """Whether all processes of a group end within some time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.fixture(scope="module")

@@ -112,8 +112,8 @@ def test_models_run_one_after_another():
         "view_transformer": 3 + 3 + 3 + 3,
         "unet": 3,
         "vae": 1,
-        "appearance": 3,
-    }  # read, restore, fuse
+        "appearance": 2,
+    }  # read and fuse
     fetched = note_fetches(pipe)
     pipe.restore(picture(), num_inference_steps=3, fidelity=0.5)
     assert turns_of(fetched) == [name for name in in_turn if name != "view_transformer"]

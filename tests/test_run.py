@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import pickle
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
+from nvb_diffusers.stopping import SIGNALS, Stopped
 from nvb_diffusers.training import health, start
 from nvb_diffusers.training.checkpoints import list_checkpoints
 from nvb_diffusers.training.options import add_run_arguments
@@ -49,14 +52,15 @@ def options(folder, *words):
     return parser.parse_args([*common, *map(str, words)])
 
 
-def train(folder, *words):
+def train(folder, *words, in_step=lambda step: None, outputs=1):
     """Run to the end; the weight as it was at each validation, after each step, and at the end."""
     torch.manual_seed(0)
-    model = torch.nn.Linear(3, 1, bias=False)
+    model = torch.nn.Linear(3, outputs, bias=False)
     validated, stepped = {}, {}
     with Run("test", options(folder, *words)) as run:
         (wrapped,) = run.prepare([model], Samples())
         for batch in run:
+            in_step(run.global_step)
             loss = wrapped(batch["values"]).square().mean()
             run.step(loss, {"part": 2 * loss.detach()})
             if run.validates:
@@ -366,3 +370,51 @@ def test_resuming_runs_no_code_of_the_folder(tmp_path, name, save):
         with pytest.raises(ValueError, match=r"cannot resume from .*checkpoint-1: |would run the code in it"):
             train(folder, *words)
     assert not (tmp_path / "ran").exists()
+
+
+# Stops
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_with_a_checkpoint(number, tmp_path):
+    """Assert that a stopped run says where it is, that it can go on exactly, and that handlers are given back."""
+    words = ["--max_train_steps", 4, "--resume_from_checkpoint", "latest"]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Stopped, match=f"^stopped by {number.name} at step 2, ") as stopped:
+        train(tmp_path / "parts", *words, in_step=lambda step: step == 1 and os.kill(os.getpid(), number))
+    assert stopped.value.status == 128 + number
+    assert [path.name for path in list_checkpoints(tmp_path / "parts")] == ["checkpoint-2"]
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    assert torch.equal(train(tmp_path / "parts", *words)[2], train(tmp_path / "whole", *words)[2])
+
+
+def test_a_folder_has_one_run(tmp_path):
+    """Assert that a second run in the folder is refused, and that the end of the first makes room and no folder."""
+    with Run("test", options(tmp_path / "run")):
+        with pytest.raises(ValueError, match="is being written to by another process"):
+            Run("test", options(tmp_path / "run"))
+        assert (tmp_path / "run").is_dir()
+    with Run("test", options(tmp_path / "run")):
+        pass
+    assert not (tmp_path / "run").exists()  # nothing was written
+
+
+def test_what_is_no_pipeline_stays(tmp_path):
+    """Assert that a folder in the place of what a run makes is refused before it begins, unless a run made it."""
+    (tmp_path / "pipeline").mkdir()
+    start.check_start(options(tmp_path))  # an empty one does not matter
+    (tmp_path / "pipeline/thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"pipeline' holds other things, without a model_index.json"):
+        start.check_start(options(tmp_path))
+    (tmp_path / "pipeline/model_index.json").write_text("{}")
+    start.check_start(options(tmp_path))
+
+
+def test_a_refused_resume_changes_nothing(tmp_path):
+    """Assert that a run that cannot go on leaves every file as it was."""
+    train(tmp_path, "--max_train_steps", 2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = ["--resume_from_checkpoint", "latest", "--learning_rate", 0.5, "--max_train_steps", 3]
+    with pytest.raises(ValueError, match="other trainable parameters"):
+        train(tmp_path, *words, outputs=2)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

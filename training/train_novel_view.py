@@ -239,6 +239,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipeline.set_progress_bar_config(disable=True)
         scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         image_encoder, unet, view_transformer = pipeline.image_encoder, pipeline.unet, pipeline.view_transformer
+        side = image_encoder.config.sample_size
+        if args.resolution != side:
+            raise ValueError(f"--resolution {args.resolution}: the encoder of this pipeline reads {side} px")
         is_new = view_transformer is None or args.view_transformer_config is not None
         if is_new:
             width = unet.config.cross_attention_dim

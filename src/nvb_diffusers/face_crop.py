@@ -127,6 +127,8 @@ def _detect_at(net: Any, pixels: np.ndarray, side: int) -> list[Face]:
     """Faces of `pixels` (H, W, 3), found in a copy whose longer side is `side`."""
     scale = side / max(pixels.shape[:2])
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    if min(pixels.shape[:2]) * scale < 1:
+        return []  # a line of pixels
     copy = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=interpolation)
     height, width = (-(-length // 32) * 32 for length in copy.shape[:2])  # the net halves five times
     net.setInput(cv2.dnn.blobFromImage(_pad(copy, height, width)))

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -65,11 +65,61 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filled_folder(path: str | Path) -> Iterator[Path]:
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder for the length of the block; a process that died keeps nobody.
+
+    Args:
+        folder: made where it is missing, and taken away again where nothing was written to it.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    target = _absolute(folder)
+    missing = [path for path in (target, *target.parents) if not path.exists()]  # the innermost first
+    target.mkdir(parents=True, exist_ok=True)
+    descriptor = None
+    try:
+        if sys.platform != "win32":
+            descriptor = os.open(target, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{folder} is being written to by another process: wait, or choose another") from None
+            except OSError:  # some network file systems have no locks
+                pass
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        _remove_empty(missing)
+
+
+def check_replaceable(folder: str | Path, known_by: str) -> None:
+    """Look whether a folder may be replaced with all that it holds: only one that is empty, or what it will be again.
+
+    Args:
+        folder: it need not exist.
+        known_by: a file that only folders of this kind hold.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"'{folder}' is a file, expected a folder to write")
+    if path.exists() and any(path.iterdir()) and not (path / known_by).is_file():
+        raise ValueError(f"'{folder}' holds other things, without a {known_by}: it is not written over, choose another")
+
+
+@contextmanager
+def filled_folder(path: str | Path, record: str | None = None, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Yield an empty folder to put files in, which all move to `path` at the end; others there stay.
 
     Args:
         path: the folder to add the files to, replacing those of the same names.
+        record: the one of them that tells of the others. The old one goes before they come and the new one comes last,
+            so that none ever tells of files that are not there yet.
+        stale: files that the old record told of, which go with it unless they are written again.
 
     Raises:
         OSError: the files could not be written or moved.
@@ -78,7 +128,11 @@ def filled_folder(path: str | Path) -> Iterator[Path]:
     with _hidden_folder(target / target.name) as hidden:
         yield hidden
         _flush(hidden)
-        for file in sorted(hidden.iterdir()):
+        if record is not None:
+            (target / record).unlink(missing_ok=True)
+        for name in stale:
+            (target / name).unlink(missing_ok=True)
+        for file in sorted(hidden.iterdir(), key=lambda file: (file.name == record, file.name)):
             os.replace(file, target / file.name)
 
 
@@ -197,9 +251,7 @@ def _hidden_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
         if lock is not None:
             os.close(lock)
-        with suppress(OSError):  # they hold the target, unless there was an error
-            for folder in missing:
-                folder.rmdir()
+        _remove_empty(missing)  # they hold the target, unless there was an error
 
 
 def _lock(folder: Path) -> int | None:
@@ -223,6 +275,13 @@ def _lock(folder: Path) -> int | None:
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor
         os.close(descriptor)  # the folder we waited for went with the writer before us
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Take away those of nested folders, the innermost first, that hold nothing."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _flush(folder: Path) -> None:

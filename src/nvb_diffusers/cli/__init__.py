@@ -11,23 +11,26 @@ from nvb_diffusers import __version__
 from nvb_diffusers.cli import degrade, evaluate, info, views
 from nvb_diffusers.cli.photos import complain
 from nvb_diffusers.option_types import OneLineParser
+from nvb_diffusers.stopping import Stopped, stop_by_signals
 
 FAMILIES = (views, degrade, info, evaluate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 2 after one line on standard error that says what was wrong."""
+    """Run the command; the exit status is 0, or another after one line on standard error that says why."""
     diffusers.utils.logging.disable_progress_bar()  # of loading, which takes a second
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of photos that the console cannot show
     args = build_parser().parse_args(_join_ranges(sys.argv[1:] if argv is None else argv))
     try:
-        args.run(args)
+        with stop_by_signals():
+            args.run(args)
     except (ValueError, OSError, ImportError) as error:
         complain(error)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except Stopped as stopped:
+        complain(stopped)
+        return stopped.status
     return 0
 
 

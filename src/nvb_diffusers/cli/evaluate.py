@@ -12,7 +12,7 @@ from nvb_diffusers import DEFAULT_CHECKPOINT
 from nvb_diffusers.cli.options import Commands, a_path, add_checkpoint, add_command
 from nvb_diffusers.data.degradation import PRESETS
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
-from nvb_diffusers.files import replaced_folder, write_json
+from nvb_diffusers.files import check_replaceable, only_writer, replaced_folder, write_json
 from nvb_diffusers.loading import open_checkpoint
 from nvb_diffusers.option_types import LARGEST_SEED, filled_text, whole_number
 
@@ -108,8 +108,9 @@ def run_compare(args: argparse.Namespace) -> None:
     from nvb_diffusers.evaluation.configuration import read_comparison
     from nvb_diffusers.evaluation.report import write_report
 
-    results = compare(read_comparison(args.configuration), args.data, args.out, workers=args.workers)
-    markdown, page = write_report(args.out)
+    with only_writer(args.out):
+        results = compare(read_comparison(args.configuration), args.data, args.out, workers=args.workers)
+        markdown, page = write_report(args.out)
     print(f"{len(results.rows)} rows; read {markdown} or {page}")
 
 
@@ -134,6 +135,7 @@ def run_photos(args: argparse.Namespace) -> None:
     from nvb_diffusers.evaluation.networks import find_dlib, find_mesh
     from nvb_diffusers.evaluation.photos import PhotoSheets, score_photos, summarize_photos
 
+    check_replaceable(args.out, "photos.json")
     networks = find_dlib(), find_mesh(solid=True)
     pipe = open_checkpoint(args.checkpoint)
     pipe.set_progress_bar_config(disable=True)

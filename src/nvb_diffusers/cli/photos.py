@@ -54,6 +54,6 @@ def keep_photos(photos: Sequence[Path], outputs: Iterable[Path]) -> None:
             raise ValueError(f"'{output}' is the photo itself: choose another output, so that it is not written over")
 
 
-def complain(error: Exception, photo: Path | None = None) -> None:
+def complain(error: BaseException, photo: Path | None = None) -> None:
     """One line on standard error, that names the photo where there are several."""
     print("nvb-face:", one_line(error) if photo is None else f"{photo.name}: {one_line(error)}", file=sys.stderr)

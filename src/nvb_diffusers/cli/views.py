@@ -9,6 +9,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import torch
 from diffusers.utils import export_to_gif, export_to_video
+from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image, ImageColor
 
 from nvb_diffusers import NVBFacePipeline
@@ -18,12 +19,13 @@ from nvb_diffusers.cli.photos import check_folder, for_each, keep_photos, name_o
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
-from nvb_diffusers.files import filled_folder, replaced_file
+from nvb_diffusers.files import check_name, filled_folder, read_json, replaced_file
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
 from nvb_diffusers.option_types import LARGEST_SEED, number, whole_number
 from nvb_diffusers.pipeline_inputs import Background
 
 MOST_VIEWS = 10_000  # of one photo
+RECORD = "cameras.json"  # what a folder of views says of them
 EXPORTERS: dict[str, Callable[..., str]] = {".mp4": export_to_video, ".gif": export_to_gif}
 
 
@@ -153,12 +155,12 @@ def run_views(args: argparse.Namespace) -> None:
         }
         images = [source.image.resize(output.images[0].size), *output.images]
         labels = ["input", *(f"yaw {round(yaw):+d}" for yaw in angles_from_camera(cameras)[:, 0].tolist())]
-        with filled_folder(folders[index]) as stage:
+        with filled_folder(folders[index], RECORD, _recorded_views(folders[index])) as stage:
             for name, image in zip(names, output.images, strict=True):
                 image.save(stage / name)
             contact_sheet(images, labels).save(stage / "contact_sheet.png")
-            (stage / "cameras.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"{folders[index]}: {len(names)} views, contact_sheet.png, cameras.json")
+            (stage / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print(f"{folders[index]}: {len(names)} views, contact_sheet.png, {RECORD}")
 
     for_each(photos, make)
 
@@ -177,8 +179,11 @@ def run_orbit(args: argparse.Namespace) -> None:
     output = pipe(
         _read_source(args, pipe, photo).image, cameras=cameras, background=args.background, **_call_options(args)
     )
+    frames = output.images + output.images[-2:0:-1]
     with replaced_file(args.out) as part:
-        EXPORTERS[suffix](output.images + output.images[-2:0:-1], str(part), fps=args.fps)
+        EXPORTERS[suffix](frames, str(part), fps=args.fps)
+        if suffix == ".mp4" and _count_frames(part) != len(frames):  # ffmpeg does not say when a disk is full
+            raise OSError(f"cannot write '{args.out}': the video broke off, is there room on the disk?")
     print(f"{args.out}: {len(cameras)} views, there and back")
 
 
@@ -198,6 +203,22 @@ def run_restore(args: argparse.Namespace) -> None:
         print(files[index])
 
     for_each(photos, make)
+
+
+def _recorded_views(folder: Path) -> list[str]:
+    """The views that a folder's record tells of, where an earlier call left one."""
+    try:
+        return [check_name(view["file"]) for view in read_json(folder / RECORD)["views"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _count_frames(video: Path) -> int:
+    """How many frames can be read of a video."""
+    try:
+        return count_frames_and_secs(str(video))[0]
+    except RuntimeError:  # what there is of it is no video
+        return 0
 
 
 def _load(args: argparse.Namespace, needs_views: bool = False) -> NVBFacePipeline:

@@ -44,6 +44,7 @@ from nvb_diffusers.evaluation.results import (
 from nvb_diffusers.evaluation.score import read_scores, score_predictions
 from nvb_diffusers.evaluation.test_sets import TestSet, load_test_set, make_test_set, source_hash
 from nvb_diffusers.files import read_json, write_json, write_whole
+from nvb_diffusers.stopping import begin_worker
 
 YAW_EDGES_DEG = (0, 10, 20, 30, 45, 60)
 
@@ -142,7 +143,7 @@ def _run_jobs(
     """The results of all jobs, in their order; each process does every n-th of them, with networks of its own."""
     if workers == 1:
         return _run_share(jobs, folder, camera_predictor)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin_worker) as pool:
         futures = [
             pool.submit(_run_share, jobs[number::workers], folder, camera_predictor, 1) for number in range(workers)
         ]

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
@@ -21,8 +22,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nvb_diffusers.data.records import begin_data_set, split_by_identity, write_records
-from nvb_diffusers.files import one_line
+from nvb_diffusers.files import one_line, only_writer
 from nvb_diffusers.option_types import LARGEST_SEED, OneLineParser, number, whole_number
+from nvb_diffusers.stopping import Stopped, begin_worker, stop_by_signals
 
 LARGE = 384  # px from which a subdivided mesh shows
 # Each worker computes in one thread: workers then share the cores, and sums come out the same on every machine.
@@ -69,21 +71,27 @@ def render(args: argparse.Namespace) -> None:
     basis.load_basis(cache)  # once, before the workers ask for it
     level = args.level if args.level is not None else int(args.size >= LARGE)
     settings = write.Settings(args.seed, args.size, args.views, args.cameras, level, args.supersample)
-    begin_data_set(args.output_dir, settings.note())
-    wanted = range(args.first, args.first + args.identities)
-    missing = [identity for identity in wanted if not write.record_path(args.output_dir, identity).exists()]
-    with ProcessPoolExecutor(args.workers, _worker_context()) as pool:
-        jobs = [pool.submit(write.render_identity, settings, args.output_dir, cache, identity) for identity in missing]
+    with only_writer(args.output_dir):
+        begin_data_set(args.output_dir, settings.note())
+        wanted = range(args.first, args.first + args.identities)
+        missing = [identity for identity in wanted if not write.record_path(args.output_dir, identity).exists()]
+        _run_all(args.workers, [partial(write.render_identity, settings, args.output_dir, cache, i) for i in missing])
+        records = write.read_identities(args.output_dir)
+        splits = split_by_identity([record["identity"] for record in records], *args.split_sizes)
+        write_records(args.output_dir, [{**record, "split": splits[record["identity"]]} for record in records])
+    print(f"{len(records)} images of {len(splits)} identities in {args.output_dir}")
+
+
+def _run_all(workers: int, tasks: Sequence[Callable[[], int]]) -> None:
+    """Run tasks in so many processes; an error or a stop leaves those out that have not begun."""
+    with ProcessPoolExecutor(workers, _worker_context(), begin_worker) as pool:
+        jobs = [pool.submit(task) for task in tasks]
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), unit="identity"):
                 job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    records = write.read_identities(args.output_dir)
-    splits = split_by_identity([record["identity"] for record in records], *args.split_sizes)
-    write_records(args.output_dir, [{**record, "split": splits[record["identity"]]} for record in records])
-    print(f"{len(records)} images of {len(splits)} identities in {args.output_dir}")
 
 
 def _worker_context() -> BaseContext:
@@ -96,12 +104,16 @@ def _worker_context() -> BaseContext:
 
 
 def finish(program: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Run a command; its exit status is 0, or 2 after an error, which is one line on standard error."""
+    """Run a command; its exit status is 0, or another after one line on standard error: 2 for an error."""
     try:
-        run(args)
+        with stop_by_signals():
+            run(args)
     except (ValueError, OSError) as error:
         print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"{program}: {stopped}; the same command goes on", file=sys.stderr)
+        return stopped.status
     return 0
 
 

@@ -8,11 +8,8 @@ whole, and one that a stop has cut short is made again.
 """
 
 import json
-import os
-import threading
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +75,7 @@ def read_identities(output_dir: Path) -> list[dict[str, Any]]:
 def _renderer(settings: Settings, basis: Path) -> Renderer:
     """This process's renderer, made with its first identity."""
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     return Renderer(Template(load_basis(basis), settings.level), settings.size, settings.supersample)
-
-
-def _end_with_parent() -> None:
-    """A worker must not outlive a command that was killed."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _cameras(settings: Settings, identity: int) -> list[np.ndarray]:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from ..camera import average_cameras, pixel_centers
 from ..camera_fit import fit_cameras
 from ..safetensors_only import SafetensorsModel
 from ..warp import carry, see_background, see_mirrored_surface, see_surface
+from .entries import ModelWithEntries, entry
 from .pixel_restorer import PixelRestorer
 
 MEAN_DEPTH, DEPTH_SCALE = 2.55, 0.12  # world units: where a face is before a camera at distance 2.7
@@ -130,7 +130,7 @@ class PixelUNet(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(hidden_states)), self.patch_size)
 
 
-class AppearanceModel(SafetensorsModel, ConfigMixin):
+class AppearanceModel(ModelWithEntries, SafetensorsModel, ConfigMixin):
     """A photo's own pixels, read (`read_photo`), carried to cameras (`project`) and fused with views (`fuse`).
 
     Args:
@@ -159,7 +159,7 @@ class AppearanceModel(SafetensorsModel, ConfigMixin):
         self.reader = PixelUNet(3, 5, tuple(reader_channels), patch_size, norm_num_groups)
         self.fuser = PixelUNet(17, 9, tuple(fuser_channels), patch_size, norm_num_groups)
 
-    @apply_forward_hook
+    @entry
     def read_photo(
         self, pixel_values: torch.Tensor, source_cameras: torch.Tensor, correct: bool = False
     ) -> PhotoSurface:
@@ -184,7 +184,7 @@ class AppearanceModel(SafetensorsModel, ConfigMixin):
             source_cameras = average_cameras(torch.stack([source_cameras, fitted]))
         return PhotoSurface(self.restore(pixel_values), depth, mask, source_cameras)
 
-    @apply_forward_hook
+    @entry
     def restore(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The photos (B, 3, S, S) that are to be expected behind degraded ones, in [-1, 1]: nothing is invented."""
         self._check_sides(pixel_values)
@@ -204,7 +204,7 @@ class AppearanceModel(SafetensorsModel, ConfigMixin):
         backdrop = torch.cat([pixels, 1 - surface.mask[:, None]], dim=1)  # (B, 4, S, S)
         return PhotoLayers(direct, mirrored, carry(backdrop, uv) * inside)
 
-    @apply_forward_hook
+    @entry
     def fuse(self, layers: PhotoLayers, views: torch.Tensor, view_batch_size: int | None = None) -> FusedViews:
         """Weigh the layers against generated views.
 

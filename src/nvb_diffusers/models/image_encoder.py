@@ -1,5 +1,6 @@
 """The time-aware image encoder: a degraded image and a time step become the features for the UNet (Eq. 1)."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -80,6 +81,24 @@ class EncoderLayer(nn.Module):
         return self.attention(self.resnet(hidden_states, temb))
 
 
+class EncoderLevel(nn.ModuleList):
+    """(B, C, H, W) -> (B, C', H, W): layers one after the other."""
+
+    def __init__(self, layers: Iterable[EncoderLayer]) -> None:
+        super().__init__(layers)
+        self.gradient_checkpointing = False  # `enable_gradient_checkpointing` sets both
+        self._gradient_checkpointing_func: Callable[..., torch.Tensor] | None = None
+
+    def forward(self, hidden_states: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        """Transform hidden_states (B, C, H, W) at the time embedding temb (B, T)."""
+        for layer in self:
+            if torch.is_grad_enabled() and self._gradient_checkpointing_func and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(layer, hidden_states, temb)
+            else:
+                hidden_states = layer(hidden_states, temb)
+        return hidden_states
+
+
 class TimeAwareImageEncoder(SafetensorsModel, ConfigMixin):
     """Image (B, 3, S, S) and time step (B,) -> features (B, C, 8, 8).
 
@@ -128,7 +147,6 @@ class TimeAwareImageEncoder(SafetensorsModel, ConfigMixin):
         super().__init__()
         _check_config(sample_size, feature_size, patch_size, block_out_channels, norm_num_groups, attention_head_dim)
         time_channels = 4 * time_embed_channels
-        self.gradient_checkpointing = False
 
         def layer(in_width: int, width: int, attend: bool) -> EncoderLayer:
             num_heads = width // (attention_head_dim or width) if attend else 0
@@ -148,11 +166,11 @@ class TimeAwareImageEncoder(SafetensorsModel, ConfigMixin):
             if level > 0:
                 self.downsamplers.append(nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1))
             widths = [width] + [level_width] * layers_per_block
-            self.down_blocks.append(nn.ModuleList(layer(a, b, attend) for a, b in pairwise(widths)))
+            self.down_blocks.append(EncoderLevel(layer(a, b, attend) for a, b in pairwise(widths)))
             width = level_width
 
         # 3. Middle and output
-        self.mid_block = nn.ModuleList([layer(width, width, attend=True), layer(width, width, attend=False)])
+        self.mid_block = EncoderLevel([layer(width, width, attend=True), layer(width, width, attend=False)])
         self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, out_channels, kernel_size=3, padding=1)
 
@@ -186,20 +204,12 @@ class TimeAwareImageEncoder(SafetensorsModel, ConfigMixin):
         for level, layers in enumerate(self.down_blocks):
             if level > 0:
                 hidden_states = self.downsamplers[level - 1](hidden_states)
-            hidden_states = self._run(layers, hidden_states, temb)
-        hidden_states = self._run(self.mid_block, hidden_states, temb)  # (B, width, 8, 8)
+            hidden_states = layers(hidden_states, temb)
+        hidden_states = self.mid_block(hidden_states, temb)  # (B, width, 8, 8)
         features = self.conv_out(F.silu(self.norm_out(hidden_states)))  # (B, C, 8, 8)
         if self.place_embedding is not None:
             features = features + self.place_embedding
         return TimeAwareImageEncoderOutput(sample=features) if return_dict else (features,)
-
-    def _run(self, layers: nn.Module, hidden_states: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
-        for layer in layers.children():
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(layer, hidden_states, temb)
-            else:
-                hidden_states = layer(hidden_states, temb)
-        return hidden_states
 
 
 def _check_config(

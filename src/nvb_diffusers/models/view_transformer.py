@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from ..camera import frustum_points, project_points, sample_volume, voxel_centers
 from ..safetensors_only import SafetensorsModel
 from .attention_blocks import AggregatorBlock, SourceBlock, zeroed
 from .camera_predictor import CameraPredictor
+from .entries import ModelWithEntries, entry
 
 
 @dataclass
@@ -49,7 +49,7 @@ class SourceTokens:
     temb: torch.Tensor
 
 
-class ViewTransformer3D(SafetensorsModel, ConfigMixin):
+class ViewTransformer3D(ModelWithEntries, SafetensorsModel, ConfigMixin):
     """Features of a source view (B, C, 8, 8) -> features of target views (B, V, C, 8, 8), by way of a volume.
 
     Learned volume queries attend to the source features, modulated by the source camera and the time step (Eq. 3, 4);
@@ -199,12 +199,12 @@ class ViewTransformer3D(SafetensorsModel, ConfigMixin):
             return target_features, source.cameras
         return ViewTransformer3DOutput(features=target_features, source_cameras=source.cameras)
 
-    @apply_forward_hook  # so that CPU offload fetches the weights
+    @entry
     def predict_camera(self, features: torch.Tensor) -> torch.Tensor:
         """Camera (B, 25), in float32, that saw the features (B, C, 8, 8) (Eq. 3)."""
         return self.camera_predictor(self._centered(features))
 
-    @apply_forward_hook  # so that CPU offload fetches the weights
+    @entry
     def read_source(
         self, features: torch.Tensor, timestep: torch.Tensor | float, source_cameras: torch.Tensor | None = None
     ) -> SourceTokens:
@@ -233,7 +233,7 @@ class ViewTransformer3D(SafetensorsModel, ConfigMixin):
             temb=self.time_embedding(self.time_proj(timestep.expand(batch_size)).to(features.dtype)),
         )
 
-    @apply_forward_hook  # so that CPU offload fetches the weights
+    @entry
     def build_volume(self, source: SourceTokens) -> torch.Tensor:
         """Feature volume (B, C, Z, Y, X) of a source (Eq. 3, 4), once for all its views."""
         batch_size = len(source.tokens)
@@ -245,7 +245,7 @@ class ViewTransformer3D(SafetensorsModel, ConfigMixin):
         tokens = self._run(self.volume_blocks, tokens, source_tokens, source.camera_embedding, source.temb)
         return self.proj_volume(self.norm_volume(tokens)).mT.unflatten(2, self.volume_shape)  # (B, C, Z, Y, X)
 
-    @apply_forward_hook  # so that CPU offload fetches the weights
+    @entry
     def project(self, feature_volume: torch.Tensor, source: SourceTokens, target_cameras: torch.Tensor) -> torch.Tensor:
         """Features (B, V, C, 8, 8) of target_cameras (B, V, 25), from a source and its volume (Eq. 5, 6).
 

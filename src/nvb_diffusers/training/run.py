@@ -14,6 +14,7 @@ stand in the script:
 
 import argparse
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, held_out_batch, key_sampler
-from nvb_diffusers.files import one_line, read_json
+from nvb_diffusers.files import one_line, only_writer, read_json
+from nvb_diffusers.stopping import Stopped, StopRequest, asked_to_stop, begin_worker, stop_by_signals
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
@@ -77,8 +79,8 @@ class Run:
             have their averaged weights. True every `--validation_steps` and at the last step.
 
     Raises:
-        ValueError, OSError: there is no such checkpoint, the folder holds another run's, or what the run will need at
-            its end is not there (`check_start`).
+        ValueError, OSError: there is no such checkpoint, the folder holds another run's, another process writes to it,
+            or what the run will need at its end is not there (`check_start`).
     """
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
@@ -88,6 +90,7 @@ class Run:
         self._resume_from = find_checkpoint(self.output_dir, args.resume_from_checkpoint)
         self.global_step = checkpoint_step(self._resume_from) if self._resume_from else 0
         self.validates, self._forward = False, ExitStack()  # what a batch's losses are computed under
+        self._held, self._signals, self._stop = ExitStack(), ExitStack(), StopRequest()  # the folder, and the loop's
         self._health = Health(self.output_dir)
         trackers = [CurveTracker(self.output_dir, self.global_step)]
         self.accelerator = Accelerator(
@@ -98,6 +101,8 @@ class Run:
             # The main process validates and caches latents while the others wait for it.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
         )
+        if self.accelerator.is_main_process:
+            self._held.enter_context(only_writer(self.output_dir))
         set_seed(args.seed)
         note = slow_bf16_note(self.accelerator.device) if self.accelerator.mixed_precision == "bf16" else None
         if note and self.accelerator.is_main_process:
@@ -108,6 +113,8 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._forward.close()
+        self._signals.close()
+        self._held.close()
         if error is None:
             self.accelerator.end_training()
 
@@ -139,7 +146,9 @@ class Run:
         batch_size, workers = args.train_batch_size, args.dataloader_num_workers
         start = self.global_step * batch_size * processes * args.gradient_accumulation_steps
         sampler = key_sampler(dataset, args.seed, start, batch_size, readers=max(1, workers) * processes)
-        dataloader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True)
+        dataloader = DataLoader(
+            dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True, worker_init_fn=begin_worker
+        )
         *prepared, self._optimizer, self._dataloader, self._lr_scheduler = self.accelerator.prepare(
             *models, optimizer, dataloader, lr_scheduler
         )
@@ -157,12 +166,16 @@ class Run:
         return prepared
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches, each to be answered by one `step`, under autocast until then; at the end the EMA's weights stay."""
+        """Batches, each to be answered by one `step`, under autocast until then; at the end the EMA's weights stay.
+
+        Raises:
+            Stopped: a signal came; the run's last checkpoint is of the step that it was at.
+        """
         args, batches = self.args, iter(self._dataloader)
-        self._ends = self.global_step >= args.max_train_steps
-        with tqdm(
-            initial=self.global_step, total=args.max_train_steps, disable=not self.accelerator.is_main_process
-        ) as self._progress:
+        self._ends, self._stops = self.global_step >= args.max_train_steps, False
+        bar = tqdm(initial=self.global_step, total=args.max_train_steps, disable=not self.accelerator.is_main_process)
+        self._stop = self._signals.enter_context(asked_to_stop())
+        with bar as self._progress:
             while not self._ends:
                 self._parts: list[dict[str, torch.Tensor]] = []
                 for _ in range(args.gradient_accumulation_steps):
@@ -175,6 +188,10 @@ class Run:
                     self.validates = False
                 if self._ends or _is_due(self.global_step, args.checkpointing_steps):
                     self._save_checkpoint()
+                if self._stops:
+                    how = f"at step {self.global_step}, with a checkpoint: --resume_from_checkpoint latest goes on"
+                    raise Stopped(self._stop.number or signal.SIGTERM, f" {how}")
+        self._signals.close()
         self._ema.copy_to(self.trainable)
 
     def step(self, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
@@ -232,8 +249,9 @@ class Run:
         if _is_due(self.global_step, args.logging_steps):
             means = _mean_parts(self.accelerator, self._parts)
             self.log({**means, "learning_rate": self._lr_scheduler.get_last_lr()[0]})
-        self._ends = self.global_step >= args.max_train_steps or self._time_is_up()
-        due = self._ends or _is_due(self.global_step, args.validation_steps)
+        late, self._stops = _any_process(self.accelerator, self._time_is_up(), self._stop.number is not None)
+        self._ends = self.global_step >= args.max_train_steps or late or self._stops
+        due = not self._stops and (self._ends or _is_due(self.global_step, args.validation_steps))
         self.validates = due and self.accelerator.is_main_process
         if self.validates:
             self._ema.store(self.trainable)
@@ -272,19 +290,26 @@ class Run:
 
     def _time_is_up(self) -> bool:
         limit = self.args.max_train_seconds
-        return limit is not None and _any_process(self.accelerator, time.monotonic() - self._start > limit)
+        return limit is not None and time.monotonic() - self._start > limit
 
 
 def one_line_errors(main: Callable[Arguments, None]) -> Callable[Arguments, int]:
-    """Make a script's main function return its exit status: 2, and one line on stderr, where its input is at fault."""
+    """Make a script's main function return its exit status, and say in one line on stderr why it is not 0.
+
+    It is 2 where the script's input is at fault, and 128 and the signal's number where it was told to stop.
+    """
 
     @wraps(main)
     def run_main(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
         try:
-            main(*args, **kwargs)
+            with stop_by_signals():
+                main(*args, **kwargs)
         except (ValueError, OSError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return stopped.status
         return 0
 
     return run_main
@@ -307,12 +332,12 @@ def _plain_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: " ".join(value) if isinstance(value, list) else value for name, value in vars(args).items()}
 
 
-def _any_process(accelerator: Accelerator, condition: bool) -> bool:
-    """Whether the condition holds in at least one process; every process asks, and all get the same answer."""
+def _any_process(accelerator: Accelerator, *conditions: bool) -> list[bool]:
+    """Which conditions hold in at least one process; every process asks, and all get the same answer."""
     if accelerator.num_processes == 1:
-        return condition
-    count = accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum")
-    return count.item() > 0
+        return list(conditions)
+    counts = accelerator.reduce(torch.tensor(conditions, dtype=torch.float32, device=accelerator.device), "sum")
+    return [count > 0 for count in counts.tolist()]
 
 
 def _mean_parts(accelerator: Accelerator, parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:

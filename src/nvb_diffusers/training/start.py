@@ -12,8 +12,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from nvb_diffusers.files import one_line
+from nvb_diffusers.files import check_replaceable, one_line
 
+RESULTS = {"pipeline": "model_index.json", "vae": "config.json", "adapter": "unet_attn2.safetensors"}  # what each holds
 HOW_TO_LOG_IN = "log in with `hf auth login`, or leave out --push_to_hub"
 
 
@@ -24,6 +25,8 @@ def check_start(args: argparse.Namespace) -> None:
         ValueError: names the option and says what is accepted.
     """
     check_writable(args.output_dir)
+    for name, known_by in RESULTS.items():
+        check_replaceable(Path(args.output_dir, name), known_by)
     check_tracker(args.report_to)
     if args.push_to_hub is not None:
         check_repository(args.push_to_hub)

@@ -70,6 +70,14 @@ restorer = NVBFacePipeline(**{**saved.components, "view_transformer": None})
 publish(restorer, "me/pushed")
 publish(restorer, "me/restorer")
 
+# Made from a published model.
+api.create_repo("me/base")
+card = (work / "base.md").read_bytes()
+api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="me/base")
+restorer.unet.register_to_config(_nvb_base_model="me/base")
+restorer.save_pretrained(work / "made")
+publish(NVBFacePipeline.from_pretrained(work / "made"), "me/made")
+
 # What is refused.
 api.create_repo("me/pickle")
 api.upload_folder(repo_id="me/pickle", folder_path=work / "pickle")
@@ -85,6 +93,8 @@ from diffusers import DiffusionPipeline
 remote = DiffusionPipeline.from_pretrained("me/face", revision="remote-code", trust_remote_code=True)
 report["class"] = type(remote).__module__.split(".")[0]
 save_views(remote, "remote code")
+remote.save_pretrained(work / "again")
+save_views(DiffusionPipeline.from_pretrained(work / "again", trust_remote_code=True), "again")
 report["no trust"] = refusal(lambda: DiffusionPipeline.from_pretrained("me/face", revision="remote-code"))
 report["package"] = "nvb_diffusers" in sys.modules
 """
@@ -150,6 +160,7 @@ def published(hub, tmp_path_factory):
     """A pipeline published to `me/face` by another process: its work folder, report and the views to expect."""
     work = tmp_path_factory.mktemp("published")
     (work / "card.md").write_text(CARD, encoding="utf-8")
+    (work / "base.md").write_text("---\nlicense: creativeml-openrail-m\n---\n", encoding="utf-8")
     pipeline = tiny_pipeline(appearance=True)
     for folder in ("saved", "pickle"):
         pipeline.save_pretrained(work / folder)
@@ -211,6 +222,9 @@ def test_card_is_kept_or_written(hub, published):
     assert "cameras=" not in hub.files("me/restorer")["README.md"].decode()
     parameters = sum(parameter.numel() for parameter in tiny_pipeline().unet.parameters())
     assert f"| `unet` | `UNet2DConditionModel` | {parameters / 1e6:.1f} M |" in written
+    assert "license: apache-2.0" in written
+    made = hub.files("me/made")["README.md"].decode()
+    assert made.startswith("---\nlibrary_name: diffusers\nlicense: creativeml-openrail-m\nbase_model: me/base\n")
     assert hub.repositories["me/no-card"].private
     assert not hub.repositories["me/face"].private
 
@@ -219,6 +233,7 @@ def test_remote_code_loads_without_the_package(hub, published):
     """Assert that a process that cannot import the package gets the same pictures, and only if it trusts the code."""
     report = run_python(LOAD_REMOTE_CODE, hub, published.work, before=WITHOUT_PACKAGE)
     assert np.array_equal(np.load(published.work / "remote code.npy"), published.views)
+    assert np.array_equal(np.load(published.work / "again.npy"), published.views)  # saved with its code
     assert report["class"] == "diffusers_modules"
     assert not report["package"]
     assert "trust_remote_code=True" in report["no trust"]

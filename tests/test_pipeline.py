@@ -404,6 +404,19 @@ def test_callback_sees_every_step(pipe):
     assert np.array_equal(plain, views(pipe, guidance_scale=1.5))
 
 
+def test_callback_replaces_features(pipe):
+    """Assert that features which a callback returns are what the UNet reads from then on, and its own are not."""
+    read = []
+    pipe.unet.register_forward_pre_hook(lambda _, args: read.append(args[2].clone()))
+    names = ["encoder_hidden_states"]
+
+    def silence(running, step, timestep, tensors):
+        return {"encoder_hidden_states": torch.zeros_like(tensors["encoder_hidden_states"])} if step == 1 else tensors
+
+    views(pipe, guidance_scale=1.0, callback_on_step_end=silence, callback_on_step_end_tensor_inputs=names)
+    assert [bool(states.any()) for states in read] == [True, True] + [False] * (STEPS - 2)
+
+
 def test_callback_replaces_latents(pipe):
     """Assert that latents which a callback returns are those that the next step and the decoder get."""
     replaced = views(

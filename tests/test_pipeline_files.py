@@ -133,6 +133,14 @@ def test_callbacks_may_return_nothing_and_interrupt(saved):
     assert not pipe.interrupt
 
 
+@pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
+def test_the_dtype_asked_for_is_given(saved, low_cpu_mem_usage):
+    """Assert that every weight of every model has it, by either of diffusers' ways of loading."""
+    pipe = NVBFacePipeline.from_pretrained(saved, dtype=torch.bfloat16, low_cpu_mem_usage=low_cpu_mem_usage)
+    for model in (part for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
+        assert {value.dtype for value in model.state_dict().values()} == {torch.bfloat16}
+
+
 def test_callbacks_of_diffusers_name_their_own_tensors(saved):
     """Assert that diffusers' callback classes are given what they say they take, whatever the call says."""
 

@@ -56,6 +56,14 @@ def diffusers_warnings(caplog):
 # Pictures
 
 
+def test_forms_of_a_batch(shared_pipe):
+    """Assert that a list of pictures, a batch and a list of batches are the same pictures."""
+    for batch in ([ARRAY, ARRAY], np.stack([ARRAY, ARRAY]), torch.stack([TENSOR, TENSOR]), [TENSOR[None], ARRAY]):
+        for latents in latents_of(shared_pipe, batch, latents=torch.zeros(2, 1, *LATENT_SHAPE)):
+            expected = latents_of(shared_pipe, latents=torch.zeros(1, 1, *LATENT_SHAPE))
+            torch.testing.assert_close(latents, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_forms_of_a_picture(shared_pipe, tmp_path):
     """Assert that one picture gives the same pixels as a PIL image, a path, an array and a tensor."""
     Image.fromarray(PICTURE).save(tmp_path / "face.png")

@@ -19,6 +19,7 @@ from nvb_diffusers.models.unet import (
     LORA_FILE,
     SD21_UNET_CONFIG,
     add_adapter,
+    base_model,
     convert_unet,
     fuse_adapter,
     has_adapter,
@@ -26,6 +27,7 @@ from nvb_diffusers.models.unet import (
     refuse_live_adapter,
     save_adapter,
 )
+from nvb_diffusers.training.backbone import load_unet
 
 TINY_CONFIG = {
     "sample_size": 8,
@@ -550,3 +552,30 @@ def test_fused_key_in_saved_config(trained, tmp_path):
     config, base = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("fused", "base"))
     assert len(config.pop(FUSED_KEY)) == 1
     assert config == base
+
+
+def test_a_copy_is_fused_on_the_cpu(monkeypatch):
+    """Assert that no tensor is copied where it is, as another UNet of the paper's size may not fit on its device."""
+    unet = UNet2DConditionModel.from_config(TINY_21_CONFIG)
+    add_adapter(unet, rank=2)
+
+    def refuse(self, memo):
+        raise AssertionError("copied on its own device")
+
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", refuse)
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", refuse)
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    fused = fuse_adapter(unet)
+    for value in fused.state_dict().values():
+        value.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+
+
+def test_a_base_model_is_remembered(tmp_path):
+    """Assert that what is made from a base model, converted, fused, saved and made anew from, still names the first."""
+    UNet2DConditionModel.from_config(TINY_21_CONFIG).save_pretrained(tmp_path / "base/unet")
+    unet = convert_unet(load_unet(str(tmp_path / "base"), None), 20)
+    add_adapter(unet, rank=2)
+    fuse_adapter(unet).save_pretrained(tmp_path / "made/unet")
+    assert base_model(load_unet(str(tmp_path / "made"), None)) == str(tmp_path / "base")
+    assert base_model(UNet2DConditionModel.from_config(TINY_21_CONFIG)) is None

@@ -47,10 +47,10 @@ def call_back(
     timestep: torch.Tensor,
     tensors: dict[str, torch.Tensor],
     names: Sequence[str],
-) -> torch.Tensor:
-    """The latents after a callback was given the named tensors: those that it returns, else the same."""
-    returned = callback(pipeline, step, timestep, {name: tensors[name] for name in names})
-    return (returned or {}).get("latents", tensors["latents"])
+) -> dict[str, torch.Tensor]:
+    """Those tensors that a callback, given the named ones, returns others for."""
+    returned = callback(pipeline, step, timestep, {name: tensors[name] for name in names}) or {}
+    return {name: returned[name] for name in tensors if returned.get(name, tensors[name]) is not tensors[name]}
 
 
 def extra_step_kwargs(

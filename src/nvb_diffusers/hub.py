@@ -15,11 +15,11 @@ from typing import Any
 
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin
-from huggingface_hub import create_branch, create_repo, hf_hub_download, upload_folder
+from huggingface_hub import ModelCard, create_branch, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from .files import read_json, write_json
-from .models.unet import refuse_live_adapter
+from .models.unet import base_model, refuse_live_adapter
+from .pipeline_files import add_sources
 from .pipeline_nvb_face import NVBFacePipeline
 
 REMOTE_CODE_BRANCH = "remote-code"
@@ -27,7 +27,7 @@ PACKAGE = __package__
 CARD = """\
 ---
 library_name: diffusers
-license: apache-2.0
+{license}
 pipeline_tag: image-to-image
 tags:
 - nvb-face
@@ -37,7 +37,7 @@ tags:
 # {name}
 
 An NVB-Face pipeline: a degraded photo of a face goes in, {output}. This card lists what the files hold; what the
-weights were trained on and how good they are is not said yet.
+weights were trained on and how good they are is not said yet.{made_from}
 
 | component | class | parameters |
 |---|---|---|
@@ -182,7 +182,10 @@ def _default_card(pipeline: NVBFacePipeline, repo_id: str) -> str:
     if pipeline.view_transformer is not None:
         output = "sharp views of that face at any camera come out"
         call = 'views = pipe("face.png", cameras=[(-30, 0), (0, 0), (30, 0)]).images  # (yaw, pitch) in degrees'
+    base = base_model(pipeline.unet)
     return CARD.format(
+        license=_license(base),
+        made_from=f" They were made from {base}, whose license holds." if base else "",
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
         branch=REMOTE_CODE_BRANCH,
@@ -192,19 +195,27 @@ def _default_card(pipeline: NVBFacePipeline, repo_id: str) -> str:
     )
 
 
+def _license(base: str | None) -> str:
+    """A card's lines on the license: where the weights were made from a base model, its own, as its card has it."""
+    if base is None:
+        return "license: apache-2.0"
+    try:
+        data = ModelCard.load(Path(base, "README.md") if Path(base).is_dir() else base).data.to_dict()
+    except (OSError, ValueError):  # it has no card, or the Hub no such repository
+        data = {}
+    names = ("license", "license_name", "license_link")
+    known = {name: data[name] for name in names if name in data} or {"license": "other"}
+    if not Path(base).is_dir():
+        known["base_model"] = base
+    return "\n".join(f"{name}: {value}" for name, value in known.items())
+
+
 def _add_code(pipeline: NVBFacePipeline, folder: Path) -> None:
-    """Give a saved pipeline the source of our classes, beside the weights of each, and an index that names it.
+    """Give a saved pipeline the source of our classes.
 
     The loader takes from the Hub one file a component and no sibling of it, so each file stands alone.
     """
-    index_file = folder / "model_index.json"
-    index = read_json(index_file)
-    for name, instance in {"": pipeline, **_our_components(pipeline)}.items():
-        module = type(instance).__module__
-        stem = module.split(".")[-1]
-        (folder / name / f"{stem}.py").write_text(_standalone_source(module, set()), encoding="utf-8")
-        index[name or "_class_name"] = [stem, type(instance).__name__]
-    write_json(index_file, index)
+    add_sources({"": pipeline, **_our_components(pipeline)}, folder, lambda module: _standalone_source(module, set()))
 
 
 def _parts(pipeline: NVBFacePipeline) -> dict[str, Any]:

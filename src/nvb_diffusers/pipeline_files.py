@@ -1,7 +1,9 @@
 """A pipeline that is read from safetensors alone, takes LoRAs for its UNet, and is saved whole."""
 
+import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -66,6 +68,8 @@ class SafetensorsPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 "`pipe.unload_lora_weights()`."
             )
         super().save_pretrained(save_directory, *args, **kwargs)
+        came = {name: part for name, part in {"": self, **self.components}.items() if _is_remote_code(part)}
+        add_sources(came, Path(save_directory), _source_here)
 
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> None:
         """Load a further LoRA into the UNet; see `StableDiffusionLoraLoaderMixin.load_lora_weights`.
@@ -103,6 +107,34 @@ class SafetensorsPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Say that what a LoRA holds for a text encoder is left out: there is none."""
         if any(name.startswith("text_encoder") for name in state_dict):
             logger.warning("The LoRA's part for a text encoder is left out: this pipeline has none.")
+
+
+def add_sources(parts: dict[str, object], folder: Path, source_of: Callable[[str], str]) -> None:
+    """Give a saved pipeline the source of some of its classes, beside the weights of each, and an index that names it.
+
+    Args:
+        parts: the components by name, and "" for the pipeline.
+        folder: where they are saved.
+        source_of: the source for the name of a module.
+    """
+    if not parts:
+        return
+    index_file = folder / "model_index.json"
+    index = json.loads(index_file.read_text(encoding="utf-8"))
+    for name, part in parts.items():
+        module, stem = type(part).__module__, type(part).__module__.rpartition(".")[2]
+        (folder / name / f"{stem}.py").write_text(source_of(module), encoding="utf-8")
+        index[name or "_class_name"] = [stem, type(part).__name__]
+    index_file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _source_here(module: str) -> str:
+    return Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+
+
+def _is_remote_code(part: object) -> bool:
+    """Whether a class came as code beside its weights; it is known here alone, so it must go where they go."""
+    return type(part).__module__.startswith("diffusers_modules.")
 
 
 def _refuse_other_folder(folder: Path) -> None:

@@ -105,18 +105,23 @@ def read_names(callback: Any, callback_tensor_inputs: Sequence[str], known: Sequ
 
 
 def image_list(image: Any) -> list[ImageInput]:
-    """The images of a list, a tuple or a batch (B, ...); anything else is one image, which is read later.
+    """The images of a list, a tuple or a batch (B, ...), or of a list of batches; another is one image, read later.
 
     Raises:
         ValueError: there is none.
     """
     if image is None:
         raise ValueError("`image` is missing: give one, or the `conditioning` that `encode` made of one.")
-    if isinstance(image, list | tuple) or (isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4):
-        if len(image) == 0:
-            raise ValueError("The list of images is empty, but at least one is needed.")
-        return list(image)
-    return [image]
+    if not isinstance(image, list | tuple) and not _is_batch(image):
+        return [image]
+    images = [one for item in image for one in (item if _is_batch(item) else [item])]
+    if len(images) == 0:
+        raise ValueError("The list of images is empty, but at least one is needed.")
+    return images
+
+
+def _is_batch(image: Any) -> bool:
+    return isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4
 
 
 def read_image(image: ImageInput, size: int) -> Image.Image | torch.Tensor:

@@ -29,6 +29,7 @@ from .pipeline_inputs import (
 from .pipeline_output import NVBFacePipelineOutput, NVBFaceRestorationOutput, at_size, by_image, fuse_views
 
 NUM_INFERENCE_STEPS = 50  # the paper's, where the checkpoint has no better
+STATES = "encoder_hidden_states"  # what callbacks know the features as
 
 Images = ImageInput | Sequence[ImageInput]
 Generators = torch.Generator | list[torch.Generator] | None
@@ -57,7 +58,7 @@ class NVBFacePipeline(SafetensorsPipeline):
 
     model_cpu_offload_seq = "image_encoder->view_transformer->unet->vae->appearance"
     _optional_components: ClassVar[list[str]] = ["view_transformer", "appearance"]
-    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "encoder_hidden_states"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", STATES]
 
     def __init__(
         self,
@@ -179,9 +180,8 @@ class NVBFacePipeline(SafetensorsPipeline):
 
     def _num_steps(self, num_inference_steps: int | None) -> int:
         """The denoising steps asked for, else those that suit the checkpoint."""
-        if num_inference_steps is None:
-            return int(self.config.default_num_inference_steps or NUM_INFERENCE_STEPS)
-        return num_inference_steps
+        default = int(self.config.default_num_inference_steps or NUM_INFERENCE_STEPS)
+        return default if num_inference_steps is None else num_inference_steps
 
     def _set_timesteps(self, num_inference_steps: int) -> torch.Tensor:
         """Ready the scheduler; its different time steps (T,), the smallest first, on the CPU."""
@@ -191,8 +191,7 @@ class NVBFacePipeline(SafetensorsPipeline):
 
     def decode_latents(self, latents: torch.Tensor, view_batch_size: int | None = None) -> torch.Tensor:
         """Images (N, 3, S, S) in about [-1, 1] of latents (N, C, h, w)."""
-        shift = self.vae.config.get("shift_factor") or 0.0
-        latents = latents / self.vae.config.scaling_factor + shift
+        latents = latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
         parts = latents.to(self.vae.dtype).split(view_batch_size or len(latents))
         return torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts])
 
@@ -277,7 +276,7 @@ class NVBFacePipeline(SafetensorsPipeline):
             output_type: pil, np, pt or latent.
             return_dict: whether to return a `NVBFacePipelineOutput` rather than a tuple.
             callback_on_step_end: called after each step with the pipeline, the step, the time step and the tensors
-                named in `callback_on_step_end_tensor_inputs`; "latents" in what it returns replaces them.
+                named in `callback_on_step_end_tensor_inputs`; what it returns of these replaces them from then on.
             callback_on_step_end_tensor_inputs: any of latents (B*V, C, h, w) and encoder_hidden_states (B*V, L, C).
 
         Raises:
@@ -431,18 +430,19 @@ class NVBFacePipeline(SafetensorsPipeline):
         encoder_hidden_states = encoder_hidden_states.to(device, dtype)
         self._guidance_scale = self.config.default_guidance_scale or 1.0 if guidance_scale is None else guidance_scale
         self._num_timesteps, self._interrupt = len(timesteps), False  # a callback may set the second
-        step_kwargs = extra_step_kwargs(self.scheduler, generator, eta, num_views)
+        step_kwargs, replaced = extra_step_kwargs(self.scheduler, generator, eta, num_views), None
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, (t, step) in enumerate(zip(timesteps, position, strict=True)):
-                states = encoder_hidden_states[step].flatten(0, 1)  # (B*V, L, C)
+                states = encoder_hidden_states[step].flatten(0, 1) if replaced is None else replaced  # (B*V, L, C)
                 latent_input = self.scheduler.scale_model_input(latents, t)  # (B*V, C, h, w)
                 model_pred = guided_prediction(
                     self.unet, latent_input, t, states, self._guidance_scale, view_batch_size
                 )
                 latents = self.scheduler.step(model_pred, t, latents, **step_kwargs, return_dict=False)[0]
                 if callback is not None:
-                    tensors = {"latents": latents, "encoder_hidden_states": states}
-                    latents = call_back(callback, self, i, t, tensors, callback_tensor_inputs)
+                    tensors = {"latents": latents, STATES: states}
+                    changed = call_back(callback, self, i, t, tensors, callback_tensor_inputs)
+                    latents, replaced = changed.get("latents", latents), changed.get(STATES, replaced)
                 progress_bar.update()
                 if self._interrupt:
                     break

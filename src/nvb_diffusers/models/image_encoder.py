@@ -126,7 +126,6 @@ class TimeAwareImageEncoder(SafetensorsModel, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["EncoderLayer"]
-    _repeated_blocks: ClassVar[list[str]] = ["EncoderResBlock"]
 
     @register_to_config
     def __init__(

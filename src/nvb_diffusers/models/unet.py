@@ -41,6 +41,7 @@ ATTN2_FILE = "unet_attn2.safetensors"
 
 # diffusers keeps config entries with a leading underscore through saving and loading, and warns about any other
 # that its class does not know.
+BASE_KEY = "_nvb_base_model"  # in the config of a UNet that was made from a published one
 FUSED_KEY = "_nvb_fused_adapters"
 
 
@@ -159,7 +160,7 @@ def load_adapter(unet: UNet2DConditionModel, folder: str | Path) -> None:
 
 
 def fuse_adapter(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A plain copy of `unet` with the live adapter inside its weights; `unet` keeps its adapter and can train on.
+    """A plain copy of `unet`, on the CPU, with the live adapter inside its weights; `unet` can train on.
 
     Fuse in float32 and cast afterwards: in half precision a small LoRA is rounded away.
     """
@@ -169,11 +170,25 @@ def fuse_adapter(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     if others:
         raise ValueError(f"The UNet carries other LoRAs too: call unet.delete_adapters({others}) first.")
     lora, attn2 = _adapter_state(unet)
-    fused = copy.deepcopy(unet)
+    fused = copy.deepcopy(unet, _tensors_on_cpu(unet))
     fused.fuse_lora(safe_fusing=True)
     fused.unload_lora()
     fused.register_to_config(**{FUSED_KEY: [*_fused_adapters(unet), _digest({**lora, **attn2})]})
     return fused.requires_grad_(True).eval()  # as from_pretrained returns it
+
+
+def _tensors_on_cpu(model: torch.nn.Module) -> dict[int, torch.Tensor]:
+    """For `deepcopy`: copies of a model's tensors on the CPU, since a second model may not fit on its device."""
+    copies: dict[int, torch.Tensor] = {
+        id(parameter): torch.nn.Parameter(parameter.detach().to("cpu", copy=True), parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    return copies | {id(buffer): buffer.detach().to("cpu", copy=True) for buffer in model.buffers()}
+
+
+def base_model(unet: UNet2DConditionModel) -> str | None:
+    """The Hub id or folder of the model whose weights `unet` was made from; None for weights of this package alone."""
+    return unet.config.get(BASE_KEY)
 
 
 def refuse_live_adapter(unet: UNet2DConditionModel) -> None:

@@ -326,4 +326,4 @@ def _position_features(shape: tuple[int, ...], channels: int) -> torch.Tensor:
     phases = positions @ (3 * torch.randn(3, channels, dtype=positions.dtype)) + 2 * torch.pi * torch.rand(
         channels, dtype=positions.dtype
     )
-    return phases.cos() / 2**0.5
+    return (phases.cos() / 2**0.5).to(torch.get_default_dtype())  # in which diffusers makes a model of another dtype

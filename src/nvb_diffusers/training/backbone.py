@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from diffusers import AutoModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
 
 from nvb_diffusers.files import read_json
+from nvb_diffusers.models.unet import BASE_KEY, base_model
 
 Model = TypeVar("Model", bound=ModelMixin)
 
@@ -47,7 +48,9 @@ def load_unet(base: str | None, config_file: str | None) -> UNet2DConditionModel
         return new_model(UNet2DConditionModel, config_file)
     if base is None:
         raise ValueError("no UNet: give --pretrained_model_name_or_path, or --unet_config for a new one")
-    return UNet2DConditionModel.from_pretrained(base, subfolder="unet", use_safetensors=True)
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", use_safetensors=True)
+    unet.register_to_config(**{BASE_KEY: base_model(unet) or base})  # what is made from it is bound by its license
+    return unet
 
 
 def load_vae(path: str | None, base: str | None) -> ModelMixin:

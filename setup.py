@@ -81,6 +81,7 @@ setup(
         "huggingface_hub>=1.32,<3.0",
         "numpy>=2.0",
         "pillow>=11.0",
+        "pydantic>=2.10",
         "opencv-python-headless>=5.0",  # face_crop's detector needs its ONNX engine, which takes any input size
         "imageio>=2.37",
         "imageio-ffmpeg>=0.6",

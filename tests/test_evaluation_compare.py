@@ -335,12 +335,15 @@ def test_errors_by_yaw_are_means_of_their_bins(place, tmp_path):
     ("change", "message"),
     [
         ({"titel": "x"}, r"c\.json: 'titel' is not known"),
-        ({"title": 3}, "title is 3, expected str"),
+        ({"title": 3}, "title is 3, expected a valid string"),
         ({"rows": []}, "at least one method"),
         ({"rows": [{"name": "a", "method": "magic"}]}, "method is 'magic'"),
         ({"rows": [{"name": "a", "method": "input", "fidelity": 1}]}, "'fidelity' is not known"),
-        ({"rows": [{"name": "a", "method": "two_stage", "view_checkpoint": 1}]}, "view_checkpoint is 1, expected str"),
-        ({"test_set": {"num_people": 3}}, "'num_people' is not known"),
+        (
+            {"rows": [{"name": "a", "method": "two_stage", "view_checkpoint": 1}]},
+            "view_checkpoint is 1, expected a valid string",
+        ),
+        ({"test_set": {"num_people": 3}}, "'test_set.num_people' is not known"),
         ({"rows": [{"name": "a", "method": "input"}, {"name": "A!", "method": "input"}]}, "the same name"),
         ({"rows": [{"method": "input"}]}, "name"),
     ],

@@ -184,7 +184,7 @@ def test_the_set_loads(whole):
         (["--output_dir", "x", "--size", "3"], "--size: '3' is not a whole number of at least 16"),
         (["--output_dir", "x", "--level", "-1"], "--level: '-1' is not a whole number of at least 0"),
         (["--output_dir", "x", "--cameras", "ring"], "random"),
-        (["--output_dir", __file__], "not a data set"),
+        (["--output_dir", __file__], "is a file"),
     ],
 )
 def test_an_error_is_one_line(capsys, arguments, words):

@@ -19,6 +19,7 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
+_HELD: set[int] = set()  # descriptors of folders that this process alone writes to
 MAX_NAME_BYTES = 240  # of a file's name: what disks take, 255, leaves room for the dot and the suffix beside it
 MAX_IDENTIFIER_BYTES = 200  # of a name that suffixes are added to, and others before it
 
@@ -75,12 +76,15 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         ValueError: another process holds it.
     """
     target = _absolute(folder)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"'{folder}' is a file, expected a folder to write to")
     missing = [path for path in (target, *target.parents) if not path.exists()]  # the innermost first
     target.mkdir(parents=True, exist_ok=True)
     descriptor = None
     try:
         if sys.platform != "win32":
             descriptor = os.open(target, os.O_RDONLY)
+            _HELD.add(descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -89,7 +93,8 @@ def only_writer(folder: str | Path) -> Iterator[None]:
                 pass
         yield
     finally:
-        if descriptor is not None:
+        if descriptor is not None and descriptor in _HELD:
+            _HELD.remove(descriptor)
             os.close(descriptor)
         _remove_empty(missing)
 
@@ -275,6 +280,16 @@ def _lock(folder: Path) -> int | None:
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor
         os.close(descriptor)  # the folder we waited for went with the writer before us
+
+
+def _let_go() -> None:
+    """Close what the parent of a forked process holds: the process may outlive it."""
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _remove_empty(folders: list[Path]) -> None:

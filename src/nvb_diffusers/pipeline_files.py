@@ -12,7 +12,13 @@ from diffusers import DiffusionPipeline
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import logging
 
-from .safetensors_only import explained_weights, refuse_pickle, refuse_pickle_saving
+from .safetensors_only import (
+    check_weights,
+    check_weights_files,
+    explained_weights,
+    refuse_pickle,
+    refuse_pickle_saving,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -34,14 +40,21 @@ class SafetensorsPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Load from a folder or a Hub id; see `DiffusionPipeline.from_pretrained`. Only safetensors are read.
 
         Raises:
-            ValueError: the weights are a pickle, damaged, or of another variant, or the folder is no pipeline's.
+            ValueError: the weights are a pickle, damaged, not all there, no numbers, or of another variant, or the
+                folder is no pipeline's.
         """
         refuse_pickle(kwargs)
         source = str(pretrained_model_name_or_path)
         if Path(source).is_dir():
             _refuse_other_folder(Path(source))
+            for folder in sorted(Path(source).iterdir()):
+                check_weights_files(folder)
         with explained_weights(source):
-            return super().from_pretrained(source, use_safetensors=True, **kwargs)
+            pipeline = super().from_pretrained(source, use_safetensors=True, **kwargs)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module) and name not in kwargs:
+                check_weights(part, f"{source}: {name}")
+        return pipeline
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
@@ -137,9 +150,22 @@ def _is_remote_code(part: object) -> bool:
     return type(part).__module__.startswith("diffusers_modules.")
 
 
+def _check_object(path: Path) -> None:
+    """Raise a ValueError where a configuration is no JSON object that names a class, as all of diffusers' are."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or "_class_name" not in content:
+        raise ValueError(f"{path} holds no object with a _class_name")
+
+
 def _refuse_other_folder(folder: Path) -> None:
     """Raise a ValueError where a folder is no pipeline's; it names the pipeline that is probably meant."""
-    if (folder / "model_index.json").is_file():
+    index = folder / "model_index.json"
+    if index.is_file():
+        for path in (index, *sorted(folder.glob("*/*config.json"))):
+            _check_object(path)
         return
     is_checkpoint = re.fullmatch(r"checkpoint-\d+", folder.absolute().name) is not None
     run = folder.absolute().parent if is_checkpoint else folder

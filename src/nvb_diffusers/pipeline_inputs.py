@@ -1,6 +1,8 @@
 """What the pipeline is given, read and checked: components, weights files, images, cameras and noise."""
 
+import math
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,9 @@ def check_components(
             f"The view transformer's feature maps have side {view_transformer.config.feature_size}, but the image "
             f"encoder's have {image_encoder.config.feature_size}."
         )
+    scaling_factor = vae.config.get("scaling_factor")
+    if not isinstance(scaling_factor, int | float) or not math.isfinite(scaling_factor) or scaling_factor == 0:
+        raise ValueError(f"The VAE's `scaling_factor` is {scaling_factor!r}, expected a number other than 0.")
     if vae.config.latent_channels != unet.config.in_channels:
         raise ValueError(
             f"The VAE's latents have {vae.config.latent_channels} channels, but the UNet takes "
@@ -63,9 +68,9 @@ def check_components(
 
 
 def check_positive(name: str, value: int | None) -> None:
-    """Raise a ValueError where a number was given below 1."""
-    if value is not None and value < 1:
-        raise ValueError(f"`{name}` is {value}, but it must be at least 1.")
+    """Raise a ValueError where something was given that is no whole number of at least 1."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+        raise ValueError(f"`{name}` is {value!r}, but it must be a whole number of at least 1.")
 
 
 def check_denoising(
@@ -88,6 +93,18 @@ def check_denoising(
     check_positive("view_batch_size", view_batch_size)
     if output_type not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"`output_type` is {output_type!r}, but pil, np, pt or latent is accepted.")
+
+
+def read_defaults(num_inference_steps: int | None, guidance_scale: float | None) -> dict[str, int | float | None]:
+    """What calls take that ask for nothing, as a pipeline's config names it.
+
+    Raises:
+        ValueError: no call could take it.
+    """
+    check_positive("default_num_inference_steps", num_inference_steps)
+    if guidance_scale is not None and not (type(guidance_scale) in (int, float) and 0 <= guidance_scale < math.inf):
+        raise ValueError(f"`default_guidance_scale` is {guidance_scale!r}, expected a number of at least 0.")
+    return {"default_num_inference_steps": num_inference_steps, "default_guidance_scale": guidance_scale}
 
 
 def read_names(callback: Any, callback_tensor_inputs: Sequence[str], known: Sequence[str]) -> Sequence[str]:

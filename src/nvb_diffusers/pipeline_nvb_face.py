@@ -22,6 +22,7 @@ from .pipeline_inputs import (
     count_views,
     image_list,
     read_cameras,
+    read_defaults,
     read_fidelity,
     read_image,
     read_names,
@@ -81,9 +82,7 @@ class NVBFacePipeline(SafetensorsPipeline):
             view_transformer=view_transformer,
             appearance=appearance,
         )
-        self.register_to_config(
-            default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
-        )
+        self.register_to_config(**read_defaults(default_num_inference_steps, default_guidance_scale))
         self.image_processor = VaeImageProcessor()
 
     def _check_components(self, for_views: bool) -> None:

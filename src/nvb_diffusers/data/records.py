@@ -230,9 +230,10 @@ def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], work
 
 
 def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequence[int]) -> None:
-    """Check each record, its image, and that no file is listed twice and no identity is in two splits."""
+    """Check each record, its image, and that no file and no view is listed twice and no identity is in two splits."""
     sound = _all_sound([record.get("camera") for record in records if isinstance(record, Mapping)])
     line_of_file: dict[str, int] = {}
+    line_of_view: dict[tuple[str, int], int] = {}
     split_of_identity: dict[str, tuple[str, int]] = {}
     for record, number in zip(records, lines, strict=True):
         try:
@@ -246,6 +247,9 @@ def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequ
             first_split, first = split_of_identity.setdefault(str(identity), (split, number))
             if first_split != split:
                 raise ValueError(f"identity {identity} is in split {split}, but in {first_split} on line {first}")
+            first = line_of_view.setdefault((str(identity), record["view"]), number)
+            if first != number:
+                raise ValueError(f"view {record['view']} of identity {identity} is already on line {first}")
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from None
 

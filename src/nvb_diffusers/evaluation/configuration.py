@@ -3,12 +3,12 @@
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from nvb_diffusers.data.degradation import PRESETS
-from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.evaluation.methods import METHODS, Method
 from nvb_diffusers.files import read_json
+from nvb_diffusers.schema import JsonData
 
 PACKAGED = Path(__file__).with_name("comparisons")
 
@@ -29,23 +29,21 @@ class Row(JsonData):
     method: str
     presets: tuple[str, ...] | None = None
     num_orbits: int = 0
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, values: object) -> Self:
-        """Read a row; a method or an option that is not known raises a ValueError."""
-        if isinstance(values, dict):
-            own = {name.name for name in fields(cls)} - {"options"}
-            options = {name: value for name, value in values.items() if name not in own}
-            values = {name: value for name, value in values.items() if name in own} | {"options": options}
-        row = super().from_json(values)
-        if row.method not in METHODS:
-            raise ValueError(f"method is {row.method!r}, expected one of {', '.join(METHODS)}")
-        row.build()
-        return row
+    def gathered(cls, values: object) -> object:
+        """A row of a file with its options together."""
+        if not isinstance(values, dict):
+            return values
+        own = {name.name for name in fields(cls)} - {"options"}
+        options = {name: value for name, value in values.items() if name not in own}
+        return {name: value for name, value in values.items() if name in own} | {"options": options}
 
     def build(self, data_dir: str | None = None, num_inference_steps: int | None = None) -> Method:
         """The method with its options; what `Comparison` says of all methods holds where they say nothing."""
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
         shared: dict[str, object] = {"data_dir": data_dir, "num_inference_steps": num_inference_steps}
         return METHODS[self.method].from_json(shared | self.options)
 
@@ -86,6 +84,16 @@ class Comparison(JsonData):
     num_calibrated: int = 0
     num_figures: int = 6
     num_inference_steps: int | None = None
+
+    @classmethod
+    def from_json(cls, values: object) -> Self:
+        """Read a comparison; a method or an option that is not known raises a ValueError, too."""
+        if isinstance(values, dict) and isinstance(values.get("rows"), list):
+            values = {**values, "rows": [Row.gathered(row) for row in values["rows"]]}
+        comparison = super().from_json(values)
+        for row in comparison.rows:
+            row.build()
+        return comparison
 
     def presets(self, row: Row) -> tuple[str, ...]:
         """The degradations that a row is run on."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nvb_diffusers.evaluation.json_data import JsonData
+from nvb_diffusers.schema import JsonData
 
 
 @dataclass(frozen=True)

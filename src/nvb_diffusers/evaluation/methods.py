@@ -28,9 +28,9 @@ from nvb_diffusers.data.datasets import file_names, load_records, read_record
 from nvb_diffusers.data.fingerprint import file_hash, fingerprint
 from nvb_diffusers.data.images import resized
 from nvb_diffusers.data.records import save_image
-from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.evaluation.test_sets import TestSet, view_name
 from nvb_diffusers.files import write_whole
+from nvb_diffusers.schema import JsonData
 
 ORBIT_YAW_DEG = (-45.0, 45.0)
 PACKAGED = "default"  # the name of the packaged pipeline

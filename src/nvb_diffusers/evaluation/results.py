@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from nvb_diffusers.evaluation.intervals import Interval
-from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.evaluation.test_sets import TestSetSettings
+from nvb_diffusers.schema import JsonData
 
 NOVEL_VIEWS, RESTORATION, CONSISTENCY = TASKS = ("novel_views", "restoration", "consistency")
 TASK_TITLES = dict(zip(TASKS, ("Novel views", "Restoration", "Consistency across views"), strict=True))
@@ -58,7 +58,7 @@ class Summary(JsonData):
     test_set: TestSetSettings
     manifest: str
     """sha256 of the test set's."""
-    configuration: dict[str, object] | None
+    configuration: dict[str, Any] | None
     """What made the predictions, where they say so."""
     missing: dict[str, int]
     """How many images are not there, by task."""

@@ -26,8 +26,8 @@ from nvb_diffusers.data.degradation import PRESETS, DegradationParams, apply, dr
 from nvb_diffusers.data.fingerprint import file_hash
 from nvb_diffusers.data.images import load_photo, resized, to_pixel_values
 from nvb_diffusers.data.records import read_records
-from nvb_diffusers.evaluation.json_data import JsonData
 from nvb_diffusers.files import check_name, read_json, replaced_folder
+from nvb_diffusers.schema import JsonData
 
 VERSION = 1
 DEPTH_UNIT = 1e-4  # world units of one step of a depth image

@@ -16,15 +16,18 @@ import torch
 
 from nvb_diffusers import AppearanceModel
 from nvb_diffusers.camera import camera_from_angles, orbit_cameras, pixel_centers
+from nvb_diffusers.option_types import OneLineParser, whole_number
 
 NUM_REPEATS = 3
 T = TypeVar("T")
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Milliseconds to read, project and fuse a photo, on one core.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="sides of photo and views")
-    parser.add_argument("--num_views", type=int, nargs="+", default=[1, 7])
+    parser = OneLineParser(description="Milliseconds to read, project and fuse a photo, on one core.")
+    parser.add_argument(
+        "--sizes", type=whole_number(16, 4096), nargs="+", default=[128, 256], help="sides of photo and views"
+    )
+    parser.add_argument("--num_views", type=whole_number(1, 10_000), nargs="+", default=[1, 7])
     return parser.parse_args()
 
 

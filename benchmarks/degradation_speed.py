@@ -15,16 +15,19 @@ import cv2
 import numpy as np
 
 from nvb_diffusers.data.degradation import PRESETS, apply, draw_degradation
+from nvb_diffusers.option_types import LARGEST_SEED, OneLineParser, whole_number
 
 NUM_REPEATS = 3
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Milliseconds to draw and to apply a degradation, on one core.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512], help="sides of the square images")
+    parser = OneLineParser(description="Milliseconds to draw and to apply a degradation, on one core.")
+    parser.add_argument(
+        "--sizes", type=whole_number(16, 4096), nargs="+", default=[128, 256, 512], help="sides of the square images"
+    )
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS))
-    parser.add_argument("--num_samples", type=int, default=100, help="degradations drawn for each row")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_samples", type=whole_number(1), default=100, help="degradations drawn for each row")
+    parser.add_argument("--seed", type=whole_number(0, LARGEST_SEED), default=0)
     return parser.parse_args()
 
 

@@ -30,6 +30,7 @@ from benchmarks.steps import (
     without_contents,
 )
 from nvb_diffusers.models.unet import SD21_UNET_CONFIG
+from nvb_diffusers.option_types import OneLineParser, number
 from training.train_novel_view import NovelViewModel
 
 RESOLUTION = 512
@@ -53,8 +54,10 @@ PEAK_TFLOPS = {"A100": 312, "H100 SXM": 989}  # bf16, dense, by the manufacturer
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--utilization", type=float, default=0.4, help="assumed share of a GPU's peak, for the cost")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--utilization", type=number(above=0, high=1), default=0.4, help="assumed share of a GPU's peak, for the cost"
+    )
     return parser.parse_args(argv)
 
 

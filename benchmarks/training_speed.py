@@ -29,6 +29,7 @@ import torch
 
 from benchmarks.steps import STEPS, Step, count_flops, make_batch, make_step, unet_pass
 from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, SampleTransform
+from nvb_diffusers.option_types import OneLineParser, whole_number
 from nvb_diffusers.training.run import Batch, Run
 
 MODELS = Path(__file__).parents[1] / "training/recipes/models"
@@ -38,20 +39,22 @@ DataSet = FaceDataset | MultiViewFaceDataset
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--precisions", nargs="+", choices=("no", "bf16"), default=("no", "bf16"))
     parser.add_argument("--unet_config", default=MODELS / "unet.json")
     parser.add_argument("--encoder_config", default=MODELS / "image_encoder.json")
     parser.add_argument("--view_transformer_config", default=MODELS / "view_transformer.json")
     parser.add_argument("--unet_training", choices=("lora", "full"), default="full")
-    parser.add_argument("--restoration_batch_size", type=int, default=32)
-    parser.add_argument("--novel_view_batch_size", type=int, default=4)
-    parser.add_argument("--num_target_views", type=int, default=7)
-    parser.add_argument("--rounds", type=int, default=8, help="turns of bound and step; their medians are printed")
+    parser.add_argument("--restoration_batch_size", type=whole_number(1), default=32)
+    parser.add_argument("--novel_view_batch_size", type=whole_number(1), default=4)
+    parser.add_argument("--num_target_views", type=whole_number(1), default=7)
+    parser.add_argument(
+        "--rounds", type=whole_number(1), default=8, help="turns of bound and step; their medians are printed"
+    )
     parser.add_argument("--data_dir", help="also read this set through the data loader, latents cached")
     parser.add_argument("--degradation", nargs="+", default=["mild", "medium", "severe"])
-    parser.add_argument("--dataloader_num_workers", type=int, default=2)
+    parser.add_argument("--dataloader_num_workers", type=whole_number(0, 1024), default=2)
     return parser.parse_args(argv)
 
 

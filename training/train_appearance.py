@@ -27,6 +27,7 @@ from nvb_diffusers.data.keys import RETURNED, draw_choices, draw_noise
 from nvb_diffusers.data.surfaces import VARIATIONS, SurfaceDataset
 from nvb_diffusers.hub import publish
 from nvb_diffusers.models.appearance import DEPTH_SCALE, MEAN_DEPTH, POSITION_SCALE, FusedViews, PhotoLayers
+from nvb_diffusers.option_types import OneLineParser, number, whole_number
 from nvb_diffusers.training.adversary import PatchDiscriminator
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.fusion import FusionTask, at_size, fusion_task
@@ -62,13 +63,17 @@ PARTS = {
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", choices=tuple(PARTS), required=True, help="which part")
     parser.add_argument("--pretrained_model_name_or_path", required=True, help="the pipeline that it is for")
     parser.add_argument("--appearance_config", help="a JSON file with AppearanceModel's arguments, for a new one")
-    parser.add_argument("--num_target_views", type=int, default=2, help="of the fuser, beside the source")
-    parser.add_argument("--num_inference_steps", type=int, help="of the views to fuse; default: the pipeline's own")
-    parser.add_argument("--adversarial_weight", type=float, default=0.012, help="of the fuser's; 0 for no adversary")
+    parser.add_argument("--num_target_views", type=whole_number(1), default=2, help="of the fuser, beside the source")
+    parser.add_argument(
+        "--num_inference_steps", type=whole_number(1), help="of the views to fuse; default: the pipeline's own"
+    )
+    parser.add_argument(
+        "--adversarial_weight", type=number(low=0), default=0.012, help="of the fuser's; 0 for no adversary"
+    )
     add_degradation_arguments(parser)
     add_run_arguments(
         parser,

@@ -6,7 +6,9 @@ Each function gives a `type` for `argparse`, whose error says what was given and
 
 import argparse
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 MOST = 10**12  # of anything that is counted
@@ -68,6 +70,18 @@ def filled_text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def a_path(text: str) -> Path:
+    """A path that is not empty."""
+    return Path(filled_text(text))
+
+
+def rank(text: str) -> int:
+    """A place in an order: 1 for the first, -1 for the last."""
+    if not re.fullmatch(r"-?[1-9]\d{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is no rank: 1 is the best, -1 the worst")
+    return int(text)
 
 
 def _shown(text: str) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nvb_diffusers.cli.options import Commands, a_path, add_command
+from nvb_diffusers.cli.options import Commands, add_command
 from nvb_diffusers.cli.photos import check_folder, for_each, name_outputs
 from nvb_diffusers.data.degradation import PRESETS, apply, draw_degradation
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS
 from nvb_diffusers.files import filled_folder
-from nvb_diffusers.option_types import LARGEST_SEED, whole_number
+from nvb_diffusers.option_types import LARGEST_SEED, a_path, whole_number
 
 
 def add_commands(commands: Commands) -> None:

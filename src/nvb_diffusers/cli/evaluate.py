@@ -9,12 +9,12 @@ import os
 from dataclasses import asdict
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
-from nvb_diffusers.cli.options import Commands, a_path, add_checkpoint, add_command
+from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command
 from nvb_diffusers.data.degradation import PRESETS
 from nvb_diffusers.evaluation.test_sets import load_test_set, make_test_set
 from nvb_diffusers.files import check_replaceable, only_writer, replaced_folder, write_json
 from nvb_diffusers.loading import open_checkpoint
-from nvb_diffusers.option_types import LARGEST_SEED, filled_text, whole_number
+from nvb_diffusers.option_types import LARGEST_SEED, a_path, filled_text, rank, whole_number
 
 SETTINGS = {
     name: parameter.default
@@ -65,9 +65,13 @@ def add_commands(commands: Commands) -> None:
     purpose = "Draw what a method made of some people of a comparison, chosen by rank, so that nobody picks them."
     rows = add_command(commands, "rows", run_rows, purpose)
     rows.add_argument("comparison", type=a_path, help="folder that compare wrote")
-    rows.add_argument("--row", default="ours", help="the method's name in the comparison (default %(default)s)")
-    rows.add_argument("--preset", default="medium", help="the degradation (default %(default)s)")
-    rows.add_argument("--ranks", type=int, nargs="+", default=[1, 2, -2, -1],
+    rows.add_argument(
+        "--row", type=filled_text, default="ours", help="the method's name in the comparison (default %(default)s)"
+    )
+    rows.add_argument(
+        "--preset", choices=sorted(PRESETS), default="medium", help="the degradation (default %(default)s)"
+    )
+    rows.add_argument("--ranks", type=rank, nargs="+", default=[1, 2, -2, -1],
                       help="1 is the best by the mean SSIM of the views, -1 the worst (default 1 2 -2 -1)")  # fmt: skip
     rows.add_argument("--out", type=a_path, required=True, help="image to write")
 

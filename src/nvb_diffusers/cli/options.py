@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeAlias
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
@@ -28,8 +27,3 @@ def add_checkpoint(command: argparse._ActionsContainer) -> None:
         default=DEFAULT_CHECKPOINT,
         help="folder or Hub id (default: the packaged one)",
     )
-
-
-def a_path(text: str) -> Path:
-    """The type of an option that is a path; an empty one would stand for the working directory."""
-    return Path(filled_text(text))

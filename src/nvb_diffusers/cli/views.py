@@ -14,14 +14,14 @@ from PIL import Image, ImageColor
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
-from nvb_diffusers.cli.options import Commands, a_path, add_checkpoint, add_command
+from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command
 from nvb_diffusers.cli.photos import check_folder, for_each, keep_photos, name_outputs
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 from nvb_diffusers.files import check_name, filled_folder, read_json, replaced_file
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
-from nvb_diffusers.option_types import LARGEST_SEED, number, whole_number
+from nvb_diffusers.option_types import LARGEST_SEED, a_path, number, whole_number
 from nvb_diffusers.pipeline_inputs import Background
 
 MOST_VIEWS = 10_000  # of one photo

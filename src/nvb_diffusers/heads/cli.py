@@ -17,13 +17,12 @@ from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from pathlib import Path
 
 from tqdm import tqdm
 
 from nvb_diffusers.data.records import begin_data_set, split_by_identity, write_records
 from nvb_diffusers.files import one_line, only_writer
-from nvb_diffusers.option_types import LARGEST_SEED, OneLineParser, number, whole_number
+from nvb_diffusers.option_types import LARGEST_SEED, OneLineParser, a_path, number, whole_number
 from nvb_diffusers.stopping import Stopped, begin_worker, stop_by_signals
 
 LARGE = 384  # px from which a subdivided mesh shows
@@ -35,7 +34,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREA
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = OneLineParser(prog="nvb-heads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, required=True, help="the set to write")
+    parser.add_argument("--output_dir", type=a_path, required=True, help="the set to write")
     parser.add_argument("--identities", type=whole_number(1), default=50)
     parser.add_argument("--first", type=whole_number(0), default=0, help="number of the first identity")
     parser.add_argument("--views", type=whole_number(1), default=8, help="images of each identity")
@@ -50,12 +49,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--cameras", choices=["random", "orbit"], default="random", help="orbit: yaw -45 to 45, pitch 0"
     )
     parser.add_argument("--level", type=whole_number(0, 3), help=f"subdivisions of the mesh; 0, or 1 from {LARGE} px")
-    parser.add_argument("--supersample", type=float, choices=[1.0, 1.5, 2.0], default=1.5, help="finer pixels a pixel")
+    parser.add_argument(
+        "--supersample", type=number(low=1), choices=[1.0, 1.5, 2.0], default=1.5, help="finer pixels a pixel"
+    )
     parser.add_argument(
         "--split_sizes", type=number(low=0, high=1), nargs=2, default=(0.1, 0.1), metavar=("VALIDATION", "TEST"),
         help="shares of the identities for validation and test",
     )  # fmt: skip
-    parser.add_argument("--basis", type=Path, help="where the shapes are kept between runs; a file in the user's cache")
+    parser.add_argument(
+        "--basis", type=a_path, help="where the shapes are kept between runs; a file in the user's cache"
+    )
     return parser.parse_args(argv)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from nvb_diffusers.data.records import read_records
 from nvb_diffusers.files import read_json
-from nvb_diffusers.option_types import OneLineParser
+from nvb_diffusers.option_types import OneLineParser, a_path
 
 from .cli import finish
 from .mesh.basis import default_cache, load_basis
@@ -26,7 +26,7 @@ from .picture.scene import make_scene
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = OneLineParser(prog="datasheet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="a set made by nvb-heads")
+    parser.add_argument("--data_dir", type=a_path, required=True, help="a set made by nvb-heads")
     return parser.parse_args(argv)
 
 

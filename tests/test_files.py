@@ -277,7 +277,7 @@ def test_missing_json_is_named(tmp_path):
     """Assert that a file that is not there, or is a folder, is a ValueError with its path and the reason."""
     with pytest.raises(ValueError, match=r"cannot read .*a\.json: No such file"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(ValueError, match=r"cannot read .*: it is no file"):
         read_json(tmp_path)
 
 

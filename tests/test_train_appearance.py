@@ -220,7 +220,6 @@ def test_what_does_not_go_is_one_line(place, tmp_path, capsys):
         ("reader", ["--data_dir", tmp_path / "none"], "no data set at"),
         ("restorer", ["--data_dir", bare], "images with depth and masks are needed"),
         ("fuser", ["--num_target_views", 7], "lower --num_target_views"),
-        ("fuser", ["--num_target_views", 0], "--num_target_views 0: the fuser needs at least 1"),
         ("fuser", ["--resolution", 48], "--resolution 48: the model reads 64 px, which it must divide"),
         ("reader", ["--streaming"], "shards hold no depth and masks"),
         ("reader", ["--crop_jitter", 0.1], "random crops change the camera"),

@@ -454,6 +454,17 @@ def test_a_resumed_run_is_the_same_run(script, place, tmp_path):
     assert_equal(load_file(tmp_path / "parts" / final), load_file(tmp_path / "whole" / final))
 
 
+def test_a_changed_data_set_is_told(place, tmp_path, capsys):
+    """Assert one line on resume where an image is another than before, and none where nothing changed."""
+    data = write_small_set(tmp_path / "data")
+    words = ["--data_dir", data, "--resume_from_checkpoint", "latest"]
+    for steps, image in ((1, None), (2, None), (3, data / "images/000000/01.png")):
+        if image is not None:
+            image.write_bytes((data / "images/000001/01.png").read_bytes())
+        assert run("restoration", place, tmp_path / "run", *words, "--max_train_steps", steps) == 0
+        assert ("goes on from step 2 with data " in capsys.readouterr().err) == (image is not None)
+
+
 STOP_IN_SAVE = """
 import sys, time
 sys.path.insert(0, {training!r})

@@ -254,8 +254,6 @@ def check_options(args: argparse.Namespace, sample_size: int) -> None:
         raise ValueError("--streaming: shards hold no depth and masks, which this needs")
     if args.train != "fuser":
         return
-    if args.num_target_views < 1:
-        raise ValueError(f"--num_target_views {args.num_target_views}: the fuser needs at least 1")
     if sample_size % args.resolution:
         raise ValueError(f"--resolution {args.resolution}: the model reads {sample_size} px, which it must divide")
 

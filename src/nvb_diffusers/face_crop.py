@@ -117,6 +117,8 @@ def _packaged_detector() -> Path:
 
 @lru_cache(maxsize=1)
 def _load_detector(path: str) -> Any:
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise ValueError(f"cannot read the face detector '{path}': there is no such file")
     try:
         return cv2.dnn.readNetFromONNX(path)
     except cv2.error as error:

@@ -194,6 +194,8 @@ def read_json(path: str | Path) -> Any:
     Raises:
         ValueError: the file is missing or broken; it is named, in one line.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise ValueError(f"cannot read {path}: it is no file")
     try:
         return json.loads(Path(path).read_bytes())
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,39 @@ def check_denoising(
 ) -> None:
     """Raise a ValueError for noise that does not fit (B, V) views with latents (C, h, w), and for unknown outputs."""
     num_images = num_views[0]
+    for one in generator if isinstance(generator, list) else [generator]:
+        if one is not None and not isinstance(one, torch.Generator):
+            raise ValueError(f"`generator` is {one!r}, but a torch.Generator, or one for each image, is accepted.")
     if isinstance(generator, list) and len(generator) != num_images:
         raise ValueError(f"{len(generator)} generators were given for {num_images} images, but one each is needed.")
     accepted = dict.fromkeys(((*num_views, *latent_shape), (num_images, 1, *latent_shape)))
-    if latents is not None and tuple(latents.shape) not in accepted:
-        raise ValueError(
-            f"`latents` has shape {tuple(latents.shape)}, but {' or '.join(map(str, accepted))} is accepted."
-        )
+    if latents is not None:
+        if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+            kind = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
+            raise ValueError(f"`latents` is of {kind}, but a tensor of floating-point numbers is accepted.")
+        if tuple(latents.shape) not in accepted:
+            shapes = " or ".join(map(str, accepted))
+            raise ValueError(f"`latents` has shape {tuple(latents.shape)}, but {shapes} is accepted.")
+        if not latents.isfinite().all():
+            raise ValueError("`latents` holds numbers that are not finite.")
     check_positive("view_batch_size", view_batch_size)
     if output_type not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"`output_type` is {output_type!r}, but pil, np, pt or latent is accepted.")
+
+
+def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise a ValueError where something is no finite number from `low` to `high`."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
+        accepted = f"{low:g} to {high:g}" if high < math.inf else f"a finite number of at least {low:g}"
+        raise ValueError(f"`{name}` is {value!r}, but {accepted} is accepted.")
+
+
+def check_guidance(guidance_scale: float | None, eta: float) -> None:
+    """Raise a ValueError where the UNet's predictions could not be weighed so, nor DDIM's noise."""
+    if guidance_scale is not None:
+        check_number("guidance_scale", guidance_scale, low=0)
+    check_number("eta", eta, low=0, high=1)
 
 
 def read_defaults(num_inference_steps: int | None, guidance_scale: float | None) -> dict[str, int | float | None]:
@@ -102,8 +125,8 @@ def read_defaults(num_inference_steps: int | None, guidance_scale: float | None)
         ValueError: no call could take it.
     """
     check_positive("default_num_inference_steps", num_inference_steps)
-    if guidance_scale is not None and not (type(guidance_scale) in (int, float) and 0 <= guidance_scale < math.inf):
-        raise ValueError(f"`default_guidance_scale` is {guidance_scale!r}, expected a number of at least 0.")
+    if guidance_scale is not None:
+        check_number("default_guidance_scale", guidance_scale, low=0)
     return {"default_num_inference_steps": num_inference_steps, "default_guidance_scale": guidance_scale}
 
 
@@ -113,6 +136,8 @@ def read_names(callback: Any, callback_tensor_inputs: Sequence[str], known: Sequ
     Raises:
         ValueError: no callback can be given one of them.
     """
+    if callback is not None and not callable(callback):
+        raise ValueError(f"`callback_on_step_end` is {callback!r}, but a function is accepted.")
     if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
         callback_tensor_inputs = callback.tensor_inputs
     unknown = [name for name in callback_tensor_inputs if name not in known]
@@ -148,6 +173,10 @@ def read_image(image: ImageInput, size: int) -> Image.Image | torch.Tensor:
         _check_side(*image.size)
         return image.resize((size, size), Image.Resampling.LANCZOS)
     if isinstance(image, np.ndarray):
+        if image.dtype.kind not in "biuf":
+            raise ValueError(
+                f"An image's pixels are {image.dtype}, but floating-point numbers from 0 to 1 are accepted."
+            )
         tensor = torch.from_numpy(np.array(image)).movedim(-1, 0)  # a copy, as torch takes no read-only arrays
     elif isinstance(image, torch.Tensor):
         tensor = image
@@ -158,6 +187,9 @@ def read_image(image: ImageInput, size: int) -> Image.Image | torch.Tensor:
             f"An image has shape {tuple(image.shape)}, but an array (H, W, 3) or a tensor (3, H, W) is accepted."
         )
     _check_side(tensor.shape[2], tensor.shape[1])
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+        kind = "meta" if tensor.is_meta else tensor.dtype if tensor.is_complex() else tensor.layout
+        raise ValueError(f"An image is a {kind} tensor, but one of floating-point numbers from 0 to 1 is accepted.")
     low, high = tensor.aminmax()
     if not (tensor.is_floating_point() and low >= 0 and high <= 1):  # which is also false for NaN
         raise ValueError(
@@ -182,7 +214,10 @@ def _check_side(width: int, height: int) -> None:
 def camera_tensor(cameras: Cameras, name: str) -> torch.Tensor:
     """Labels (..., 25) as given, or those of (yaw, pitch) pairs in degrees (V, 2); of one label (25,), (1, 25)."""
     try:
-        tensor = torch.as_tensor(cameras if isinstance(cameras, torch.Tensor) else np.array(cameras)).float()
+        tensor = torch.as_tensor(cameras if isinstance(cameras, torch.Tensor) else np.array(cameras))
+        if tensor.is_complex():
+            raise TypeError
+        tensor = tensor.float()
     except (TypeError, ValueError):
         raise ValueError(
             f"`{name}` are no numbers in rows of equal length: a tensor (V, 25) or (B, V, 25), or a sequence of "
@@ -190,6 +225,8 @@ def camera_tensor(cameras: Cameras, name: str) -> torch.Tensor:
         ) from None
     if tensor.ndim == 2 and tensor.shape[1] == 2:
         yaw_deg, pitch_deg = tensor.unbind(-1)
+        if (pitch_deg.abs() > 90).any():
+            raise ValueError(f"`{name}` has a pitch of {pitch_deg.abs().max():g} degrees, but -90 to 90 is accepted.")
         return camera_from_angles(yaw_deg, pitch_deg)
     return tensor[None] if tensor.shape == (25,) else tensor
 
@@ -254,7 +291,8 @@ def check_background(background: Background, possible: bool) -> None:
     if isinstance(background, str):
         accepted = background in ("turn", "photo")
     else:
-        accepted = len(background) == 3 and all(0 <= part <= 1 for part in background)
+        parts = background if isinstance(background, list | tuple) else ()
+        accepted = len(parts) == 3 and all(isinstance(part, Real) and 0 <= part <= 1 for part in parts)
     if not accepted:
         raise ValueError(f"`background` is {background!r}, but turn, photo or (r, g, b) from 0 to 1 is accepted.")
     if background != "turn" and not possible:
@@ -265,8 +303,7 @@ def read_fidelity(fidelity: float | None, possible: bool) -> float:
     """The fidelity of a restoration, unasked `FIDELITY` where one is possible; a ValueError for any other number."""
     if fidelity is None:
         return FIDELITY if possible else 0.0
-    if not 0 <= fidelity <= 1:
-        raise ValueError(f"`fidelity` is {fidelity}, but 0 to 1 is accepted.")
+    check_number("fidelity", fidelity, low=0, high=1)
     if fidelity > 0 and not possible:
         raise ValueError(
             f"`fidelity` is {fidelity}, but only images of a pipeline with an appearance model have one: leave it out."

@@ -18,6 +18,7 @@ from .pipeline_inputs import (
     check_background,
     check_components,
     check_denoising,
+    check_guidance,
     check_positive,
     count_views,
     image_list,
@@ -165,9 +166,8 @@ class NVBFacePipeline(SafetensorsPipeline):
             ValueError: an image is unreadable, not square, too small, of other channels, or holds NaN.
         """
         size = size or self.image_encoder.config.sample_size
-        device, dtype = self._execution_device, self.image_encoder.dtype
-        pixel_values = [self.image_processor.preprocess(read_image(image, size)) for image in images]
-        return torch.cat([pixels.to(device, dtype) for pixels in pixel_values]).contiguous()  # (B, 3, S, S)
+        pixel_values = torch.cat([self.image_processor.preprocess(read_image(image, size)) for image in images])
+        return pixel_values.to(self._execution_device, self.image_encoder.dtype).contiguous()  # (B, 3, S, S)
 
     def _encode_images(
         self, images: Sequence[ImageInput], num_inference_steps: int | None, view_batch_size: int | None
@@ -286,6 +286,7 @@ class NVBFacePipeline(SafetensorsPipeline):
         names = read_names(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         shape = count_views(image, cameras, num_inference_steps, source_cameras, conditioning)  # (B, V)
         check_denoising(shape, self._latent_shape, generator, latents, view_batch_size, output_type)
+        check_guidance(guidance_scale, eta)
         check_background(background, self.appearance is not None)
 
         # 2. Conditioning, for all steps before the UNet first runs
@@ -380,6 +381,7 @@ class NVBFacePipeline(SafetensorsPipeline):
         names = read_names(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         fidelity = read_fidelity(fidelity, self.appearance is not None and output_type != "latent")
         check_denoising((len(images), 1), self._latent_shape, generator, latents, view_batch_size, output_type)
+        check_guidance(guidance_scale, eta)
         check_positive("num_inference_steps", num_inference_steps)
 
         # 2. What the UNet paints, where it is seen

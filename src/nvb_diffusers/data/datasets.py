@@ -19,9 +19,10 @@ from torch.utils.data import Dataset, Sampler
 
 from nvb_diffusers.camera import mirror_camera
 from nvb_diffusers.data.degradation import apply, draw_degradation
+from nvb_diffusers.data.fingerprint import file_hash, fingerprint
 from nvb_diffusers.data.images import load_photo, resized, to_pixel_values
 from nvb_diffusers.data.keys import HELD_OUT_KEY, VIEWS, KeySampler, ShardSampler, sample_generator
-from nvb_diffusers.data.records import read_records
+from nvb_diffusers.data.records import metadata_path, read_records
 from nvb_diffusers.data.shards import RECORD_FEATURES, ShardedRecords
 
 FLIP_PROBABILITY = 0.5
@@ -65,6 +66,14 @@ def read_record(records: datasets.Dataset | ShardedRecords, index: int) -> dict[
 def image_paths(records: datasets.Dataset) -> list[Path]:
     """Where the images are."""
     return [Path(image["path"]) for image in records["image"]]
+
+
+def data_fingerprint(data_dir: str | Path, records: datasets.Dataset | ShardedRecords | None) -> str | None:
+    """A text that is equal for a data set whose metadata and images of a split are as they were; None for shards."""
+    metadata = metadata_path(data_dir)
+    if not isinstance(records, datasets.Dataset) or not metadata.is_file():
+        return None
+    return fingerprint(image_paths(records), file_hash(metadata))
 
 
 def file_names(records: datasets.Dataset) -> list[str]:

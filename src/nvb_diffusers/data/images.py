@@ -155,8 +155,8 @@ def _reported(name: str) -> Iterator[None]:
 def _open(photo: str | Path | BinaryIO) -> Image.Image:
     if isinstance(photo, str | Path):
         mode = Path(photo).stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for, a device may have no end
-            raise ValueError("it is a pipe or a device, and no file")
+        if not stat.S_ISREG(mode):  # a pipe would be waited for, a device may have no end
+            raise ValueError(f"it is a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}, and no file")
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many pixels are an error
         return Image.open(photo)

@@ -62,7 +62,7 @@ def read_records(data_dir: str | Path) -> list[dict[str, Any]]:
                 continue
             try:
                 records.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}:{number}: not a JSON object ({error})") from None
             lines.append(number)
     if not records:
@@ -256,9 +256,11 @@ def _check_records(path: Path, records: Sequence[Mapping[str, Any]], lines: Sequ
 
 def _numbers(value: Any, name: str) -> np.ndarray:
     try:
-        numbers = np.asarray(value, dtype=np.float64)
+        numbers = np.asarray(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is not a list of numbers of one shape") from None
+        numbers = np.asarray("")
+    if numbers.dtype.kind not in "iuf":  # texts and booleans would be taken for numbers
+        raise ValueError(f"{name} is not a list of numbers of one shape")
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} holds a number that is not finite")
     return numbers
@@ -267,7 +269,9 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 def _all_sound(cameras: Sequence[Any]) -> bool:
     """Whether all cameras that are there are right, checked at once: one by one they take most of the time."""
     try:
-        numbers = np.array([camera for camera in cameras if camera is not None], dtype=np.float64)
+        numbers = np.array([camera for camera in cameras if camera is not None])
+        if len(numbers) and numbers.dtype.kind not in "iuf":
+            return False
         if len(numbers):
             check_camera_params(torch.from_numpy(numbers))
     except (TypeError, ValueError):

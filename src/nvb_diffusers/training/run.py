@@ -33,7 +33,13 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from nvb_diffusers.data.datasets import FaceDataset, MultiViewFaceDataset, held_out_batch, key_sampler
+from nvb_diffusers.data.datasets import (
+    FaceDataset,
+    MultiViewFaceDataset,
+    data_fingerprint,
+    held_out_batch,
+    key_sampler,
+)
 from nvb_diffusers.files import one_line, only_writer, read_json
 from nvb_diffusers.stopping import Stopped, StopRequest, asked_to_stop, begin_worker, stop_by_signals
 from nvb_diffusers.training.checkpoints import (
@@ -131,6 +137,7 @@ class Run:
             The models as they are to be called in training, wrapped for the processes of the run.
         """
         args, processes = self.args, self.accelerator.num_processes
+        self._data = {"data": data_fingerprint(args.data_dir, dataset.records)}
         named = [pair for model in models for pair in model.named_parameters() if pair[1].requires_grad]
         self.trainable = [parameter for _, parameter in named]
         check_room(self.output_dir, self.trainable, self._checkpoints_to_come())
@@ -162,7 +169,7 @@ class Run:
             self._ema.decay = args.ema_decay
             use_settings(optimizer, lr_scheduler, args.learning_rate, args.adam_weight_decay)
             self._tell_changes()
-        self.accelerator.init_trackers(self._name, _plain_options(args))
+        self.accelerator.init_trackers(self._name, self._described())
         return prepared
 
     def __iter__(self) -> Iterator[Batch]:
@@ -282,11 +289,15 @@ class Run:
         before = self.output_dir / "options.json"
         if not before.is_file() or not self.accelerator.is_main_process:
             return
-        old, new = read_json(before), _plain_options(self.args)
+        old, new = read_json(before), self._described()
         changed = [name for name in new if name not in OF_ONE_CALL and name in old and old[name] != new[name]]
         if changed:
             words = ", ".join(f"{name} {new[name]} (was {old[name]})" for name in changed)
             print(f"note: the run goes on from step {self.global_step} with {words}", file=sys.stderr)
+
+    def _described(self) -> dict[str, Any]:
+        """The options of the run, and what its data set is, to tell whether they are those of before."""
+        return {**_plain_options(self.args), **self._data}
 
     def _time_is_up(self) -> bool:
         limit = self.args.max_train_seconds

@@ -86,6 +86,35 @@ def test_truths_score_the_ideal(made, tmp_path):
     assert "Not run: LPIPS (weights absent)" in table
 
 
+def test_what_is_seen_in_truths_is_kept_where_it_can_be(made, tmp_path, monkeypatch):
+    """Assert that a network looks once at truths, again where the note is damaged, and each time in a read-only place."""
+    test_set, _ = made
+    seen = []
+
+    def observe(image):
+        seen.append(1)
+        return image.mean(dim=(1, 2)).numpy()
+
+    def look():
+        seen.clear()
+        images = torch.zeros(2, 3, 8, 8)
+        found = score._observe_all(test_set, "dlib-ID", observe, ["a", "b"], images, progress=False)
+        assert [value.tolist() for value in found.values()] == [[0.0] * 3] * 2
+        return len(seen)
+
+    assert [look(), look()] == [2, 0]
+    (note,) = test_set.folder.parent.glob(".set-*.npz")
+    note.write_bytes(note.read_bytes()[:100])
+    assert [look(), look()] == [2, 0]
+    note.unlink()
+
+    def refuse(path):
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(score, "replaced_file", refuse)
+    assert [look(), look()] == [2, 2]
+
+
 def test_shuffled_predictions_are_clearly_worse(made, tmp_path):
     """Assert that pictures of the wrong people and of the wrong views cost identity, pose and PSNR."""
     test_set, networks = made

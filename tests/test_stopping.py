@@ -1,19 +1,22 @@
 """Commands in real processes, told to stop as terminals and clusters do: one line, nothing half-written, no orphans."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT, group_ends, tiny_pipeline
+from conftest import ROOT, assert_same_results, group_ends, tiny_pipeline
 from PIL import Image
 from small_data import write_small_set
 
 from nvb_diffusers.stopping import Stopped, asked_to_stop, stop_by_signals
 from nvb_diffusers.training.checkpoints import list_checkpoints
 
+NVB_FACE = ["-c", "import sys; from nvb_diffusers.cli import main; sys.exit(main(sys.argv[1:]))"]
 QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -82,6 +85,57 @@ def test_a_command_stops_in_one_line(checkpoint, tmp_path):
     assert status == 143
     assert lines[-1:] == ["nvb-face: stopped by SIGTERM"]
     assert not (tmp_path / "out").exists()
+
+
+def killed_at(command, folder, count):
+    """Kill a command without warning once it has left so many files, half of one perhaps."""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)], env=QUIET, start_new_session=True, **streams
+    ) as process:
+        while process.poll() is None and sum(path.is_file() for path in folder.rglob("*")) < count:
+            time.sleep(0.002)
+        assert process.poll() is None, "it was done before"
+        process.kill()
+    assert group_ends(process.pid)
+
+
+def contents(folder):
+    """What is in the files of a folder; hidden ones count, too."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_of_photos_survives_kills(checkpoint, tmp_path):
+    """Assert that a command killed at moments of chance, and given again, ends with what it makes undisturbed."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for shade in range(6):
+        Image.new("RGB", (40, 40), (40 * shade, 99, 0)).save(photos / f"{shade}.png")
+    words = ["--aligned", "--num", "2", "--checkpoint", checkpoint, "--steps", "1", "--device", "cpu"]
+    command = [*NVB_FACE, "views", photos, *words, "--out", tmp_path / "killed"]
+    killed_at(command, tmp_path / "killed", random.randint(1, 20))
+    for out in ("killed", "whole"):
+        assert subprocess.run([sys.executable, *map(str, command[:-1]), tmp_path / out], env=QUIET).returncode == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_comparison_survives_kills(checkpoint, tmp_path):
+    """Assert the same of a comparison: nothing is made twice wrongly, and nothing half is taken for whole."""
+    write_small_set(tmp_path / "data")
+    rows = [{"name": "ours", "method": "one_stage", "checkpoint": str(checkpoint)}, {"name": "in", "method": "input"}]
+    options = {"split": "train", "num_identities": 3, "num_target_views": 2, "resolution": 64}
+    values = {"title": "t", "rows": rows, "preset": "mild", "test_set": options, "num_inference_steps": 1}
+    (tmp_path / "c.json").write_text(json.dumps({**values, "num_figures": 1}))
+    command = [*NVB_FACE, "eval", "compare", tmp_path / "c.json", tmp_path / "data", "--workers", "1"]
+    for count in sorted(random.sample(range(1, 40), 2)):
+        killed_at([*command, "--out", tmp_path / "killed"], tmp_path / "killed", count)
+    results = []
+    for out in ("killed", "whole"):
+        done = subprocess.run([sys.executable, *map(str, [*command, "--out", tmp_path / out])], env=QUIET)
+        assert done.returncode == 0
+        results.append(json.loads((tmp_path / out / "comparison.json").read_text()))
+        assert not list((tmp_path / out).rglob(".*.part"))
+    assert_same_results(*results)
 
 
 def test_a_second_signal_stops_at_once():

@@ -17,8 +17,10 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ from nvb_diffusers.evaluation.networks import Networks, Observer
 from nvb_diffusers.evaluation.results import CONSISTENCY, NOVEL_VIEWS, RESTORATION, Score, Summary
 from nvb_diffusers.evaluation.summaries import summarize
 from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, load_images, view_name
-from nvb_diffusers.files import read_json, write_json, write_whole
+from nvb_diffusers.files import read_json, replaced_file, write_json, write_whole
 from nvb_diffusers.warp import merge_depths
 
 CACHED = ("dlib-ID", "POSE (mediapipe)")  # what is seen in the truths, by networks that never change
@@ -185,19 +187,23 @@ def _observe_all(
     test_set: TestSet, column: str, observe: Observer, names: Sequence[str], images: Iterable[torch.Tensor],
     progress: bool,
 ) -> dict[str, np.ndarray | None]:  # fmt: skip
-    """What a network sees in each truth."""
+    """What a network sees in each truth; kept beside the test set, where that can be."""
     slug = "".join(letter if letter.isalnum() else "-" for letter in column)
     cache = test_set.folder.with_name(f".{test_set.folder.name}-{slug}.npz")
     digest = file_hash(test_set.folder / "manifest.json")
     if column in CACHED and cache.is_file():
-        with np.load(cache) as arrays:
+        with (
+            suppress(OSError, ValueError, KeyError, BadZipFile),
+            np.load(cache) as arrays,
+        ):  # a damaged one is made anew
             if str(arrays["manifest"]) == digest:
                 return {name: arrays.get(name) for name in names}
     bar = tqdm(images, desc=f"{column}: truths", disable=not progress)
     seen = {name: observe(image) for name, image in zip(names, bar, strict=True)}
     if column in CACHED:
         arrays = {name: value for name, value in seen.items() if value is not None} | {"manifest": np.array(digest)}
-        np.savez(cache, allow_pickle=False, **arrays)
+        with suppress(OSError), replaced_file(cache) as part:  # a set may be where nothing can be written
+            np.savez(part, allow_pickle=False, **arrays)
     return seen
 
 

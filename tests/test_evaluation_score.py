@@ -87,7 +87,7 @@ def test_truths_score_the_ideal(made, tmp_path):
 
 
 def test_what_is_seen_in_truths_is_kept_where_it_can_be(made, tmp_path, monkeypatch):
-    """Assert that a network looks once at truths, again where the note is damaged, and each time in a read-only place."""
+    """Assert that a network looks at truths once, again after damage, and each time in a read-only place."""
     test_set, _ = made
     seen = []
 

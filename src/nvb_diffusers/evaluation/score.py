@@ -192,10 +192,8 @@ def _observe_all(
     cache = test_set.folder.with_name(f".{test_set.folder.name}-{slug}.npz")
     digest = file_hash(test_set.folder / "manifest.json")
     if column in CACHED and cache.is_file():
-        with (
-            suppress(OSError, ValueError, KeyError, BadZipFile),
-            np.load(cache) as arrays,
-        ):  # a damaged one is made anew
+        # One that is damaged is made anew.
+        with suppress(OSError, ValueError, KeyError, BadZipFile), cache.open("rb") as file, np.load(file) as arrays:
             if str(arrays["manifest"]) == digest:
                 return {name: arrays.get(name) for name in names}
     bar = tqdm(images, desc=f"{column}: truths", disable=not progress)

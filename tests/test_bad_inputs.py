@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from small_data import write_small_set
 
 from nvb_diffusers import AppearanceModel, NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D, cli, read_face
-from nvb_diffusers.camera import camera_from_angles, check_camera_params, orbit_cameras
+from nvb_diffusers.camera import angles_from_camera, camera_from_angles, check_camera_params, orbit_cameras
+from nvb_diffusers.data.datasets import SampleTransform
 from nvb_diffusers.data.records import read_records
 from nvb_diffusers.evaluation.configuration import read_comparison
+from nvb_diffusers.loading import load_pipeline
 
 NAN, INF = float("nan"), float("inf")
 ONE_LINE = r"^[^\n]+$"
@@ -573,6 +575,41 @@ def test_a_bad_beginning(capsys, saved, tmp_path, monkeypatch, script, name):
     assert not (tmp_path / "run").exists()
 
 
+CALLBACK = {"cameras": CAMERAS[:1], "num_inference_steps": 2}
+PYTHON = {
+    "an angle of NaN": (lambda pipe: camera_from_angles(NAN, 0), "nan"),
+    "an angle of text": (lambda pipe: camera_from_angles("left", 0), "left"),
+    "a pitch of 200": (lambda pipe: camera_from_angles(0, 200), "200"),
+    "an orbit of nothing": (lambda pipe: orbit_cameras(0, (-20, 20)), "num_views"),
+    "an orbit of NaN": (lambda pipe: orbit_cameras(2, (NAN, 20)), "nan"),
+    "24 numbers": (lambda pipe: angles_from_camera(torch.zeros(24)), "(24,)"),
+    "a camera of text": (lambda pipe: check_camera_params("front"), "str"),
+    "another conditioning": (lambda pipe: pipe(conditioning=7), "conditioning"),
+    "a text for a callback's": (lambda pipe: pipe(picture(), callback_on_step_end=lambda *_: "x", **CALLBACK), "str"),
+    "latents of another shape": (
+        lambda pipe: pipe(picture(), callback_on_step_end=lambda *_: {"latents": torch.zeros(3)}, **CALLBACK),
+        "latents",
+    ),
+    "cameras of others": (
+        lambda pipe: pipe.appearance.read_photo(torch.zeros(2, 3, SIDE, SIDE), GOOD[None]),
+        "(2, 25)",
+    ),
+    "four channels": (lambda pipe: pipe.appearance.restore(torch.zeros(1, 4, SIDE, SIDE)), "(1, 4,"),
+    "a photo of number": (lambda pipe: read_face(7, pipe), "7"),
+    "no photo": (lambda pipe: read_face(None, pipe), "None"),
+    "images of no size": (lambda pipe: SampleTransform(0, ["mild"]), "resolution"),
+    "an unknown dtype": (lambda pipe: load_pipeline(dtype="float7", device="cpu"), "float7"),
+    "a dtype as text": (lambda pipe: NVBFacePipeline.from_pretrained("x", dtype="float16"), "float16"),
+}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_other_calls(pipe, name):
+    """Assert the same of functions and models that people call themselves."""
+    call, words = PYTHON[name]
+    refused(words, lambda: call(pipe))
+
+
 def test_the_table_is_long():
     """Assert that it has the 250 rows that it is meant to have, of each door some."""
     doors = {
@@ -583,6 +620,7 @@ def test_the_table_is_long():
         "folders": len(FOLDERS),
         "models": len(MODELS) * len(MODEL_ROWS),
         "photos": 5 * len(PHOTOS) - 4 + len(DETECTORS),
+        "other calls": len(PYTHON),
         "records": len(RECORDS) + len(TEXTS),
         "comparisons": len(COMPARISONS) + len(EVALUATIONS),
         "beginnings": len(TRAINING) * len(BEGINNINGS),

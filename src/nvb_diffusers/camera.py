@@ -10,7 +10,9 @@ depth planes and for voxels alike. Image coordinates (u, v) run from 0 to 1, u t
 Geometry is computed in float32 even where autocast is on, because half precision moves a sample by a whole cell.
 """
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +39,14 @@ def camera_from_angles(
 
     Returns:
         (..., 25), float32, with the broadcast shape of the arguments in front.
+
+    Raises:
+        ValueError: a number, other than those in tensors, is not finite, or the pitch beyond 90 degrees.
     """
     arguments = (yaw_deg, pitch_deg, roll_deg, radius, focal)
+    _check_finite(*arguments)
+    if not isinstance(pitch_deg, torch.Tensor) and abs(pitch_deg) > 90:
+        raise ValueError(f"a camera's pitch is {pitch_deg:g} degrees, expected -90 to 90")
     device = next((value.device for value in arguments if isinstance(value, torch.Tensor)), None)
     tensors = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in arguments]
     yaw, pitch, roll, distance, scale = torch.broadcast_tensors(*tensors)
@@ -50,11 +58,18 @@ def camera_from_angles(
     return join_camera(rigid_transform(rotation, translation), intrinsics)
 
 
+def _check_finite(*values: Angle) -> None:
+    for value in values:
+        if not isinstance(value, torch.Tensor) and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValueError(f"a camera's angle or length is {value!r}, expected a finite number")
+
+
 def orbit_cameras(num_views: int, yaw_range_deg: tuple[float, float], pitch_deg: float = 0.0) -> torch.Tensor:
     """Cameras (V, 25) at evenly spaced yaws, both ends included; a single view stands in the middle of the range."""
     if num_views < 1:
         raise ValueError(f"`num_views` is {num_views}, but an orbit needs at least 1 view.")
     start, end = yaw_range_deg
+    _check_finite(start, end)
     yaw = torch.linspace(start, end, num_views) if num_views > 1 else torch.tensor([(start + end) / 2])
     return camera_from_angles(yaw, pitch_deg)
 
@@ -75,6 +90,8 @@ def angles_from_camera(camera_params: torch.Tensor) -> torch.Tensor:
 
 def split_camera(camera_params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`cam2world` (..., 4, 4) and normalized `intrinsics` (..., 3, 3) of (..., 25), at least float32."""
+    if camera_params.shape[-1:] != (25,):
+        raise ValueError(f"cameras have shape {tuple(camera_params.shape)}, expected (..., 25)")
     params = _at_least_float32(camera_params)
     return params[..., :16].unflatten(-1, (4, 4)), params[..., 16:].unflatten(-1, (3, 3))
 
@@ -134,6 +151,8 @@ def mirror_camera(camera_params: torch.Tensor) -> torch.Tensor:
 
 def check_camera_params(camera_params: torch.Tensor, name: str = "cameras") -> None:
     """Raise a ValueError unless (..., 25) holds finite, rigid cameras of this module's convention."""
+    if not isinstance(camera_params, torch.Tensor):
+        raise ValueError(f"`{name}` is a {type(camera_params).__name__}, but a tensor (..., 25) is accepted.")
     if camera_params.shape[-1:] != (25,):
         raise ValueError(
             f"`{name}` has shape {tuple(camera_params.shape)}, but its last dimension must be 25: "

@@ -48,9 +48,20 @@ def call_back(
     tensors: dict[str, torch.Tensor],
     names: Sequence[str],
 ) -> dict[str, torch.Tensor]:
-    """Those tensors that a callback, given the named ones, returns others for."""
-    returned = callback(pipeline, step, timestep, {name: tensors[name] for name in names}) or {}
-    return {name: returned[name] for name in tensors if returned.get(name, tensors[name]) is not tensors[name]}
+    """Those tensors that a callback, given the named ones, returns others for.
+
+    Raises:
+        ValueError: it returns something else.
+    """
+    returned = callback(pipeline, step, timestep, {name: tensors[name] for name in names})
+    if not isinstance(returned, dict | None):
+        raise ValueError(f"The callback returned a {type(returned).__name__}, but a dictionary or None is accepted.")
+    changed = {name: value for name, value in (returned or {}).items() if value is not tensors.get(name)}
+    for name, value in changed.items():
+        shape = tuple(tensors[name].shape) if name in tensors else None
+        if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
+            raise ValueError(f"The callback returned other `{name}` than a tensor of shape {shape}.")
+    return changed
 
 
 def extra_step_kwargs(

@@ -212,6 +212,8 @@ def crop_face(
     """
     faces = [face] if isinstance(face, Face) else detect_faces(image, model_path)
     index = 0 if isinstance(face, Face) else face
+    if not isinstance(index, int):
+        raise ValueError(f"`face` is {face!r}, but a whole number or a face found before is accepted")
     if not faces:
         raise ValueError(
             f"no face found in a photo of {image.width}x{image.height} pixels: give a photo with a visible face, "

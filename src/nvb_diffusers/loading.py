@@ -44,6 +44,8 @@ def load_pipeline(
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use the device '{device}': {error}") from error
     dtype = dtype or ("float16" if torch.device(device).type == "cuda" else "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     pipe = open_checkpoint(checkpoint, DTYPES[dtype])
     if needs_views and pipe.view_transformer is None:
         raise ValueError(f"'{checkpoint}' has no view transformer: it can only restore (nvb-face restore)")

@@ -274,6 +274,8 @@ def count_views(
         num_images = len(image_list(image))
         targets, _ = read_cameras(cameras, source_cameras, num_images)
         return num_images, 1 if targets is None else targets.shape[1]
+    if not isinstance(conditioning, Conditioning):
+        raise ValueError(f"`conditioning` is a {type(conditioning).__name__}, but only what `encode` made is accepted.")
     given = {
         "image": image,
         "cameras": cameras,

@@ -60,6 +60,11 @@ class SafetensorsModel(ModelMixin):
 
 def refuse_pickle(kwargs: dict[str, Any], weights_file: str | Path | None = None) -> None:
     """Take `use_safetensors` out of `kwargs`; raise a ValueError where it is False or the file is of another kind."""
+    for name in ("dtype", "torch_dtype"):
+        if isinstance(kwargs.get(name), str):  # diffusers would load float32
+            raise ValueError(
+                f"`{name}` is {kwargs[name]!r}, but a torch.dtype, or one for each component, is accepted."
+            )
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("`use_safetensors=False` was given, but only safetensors weights are loaded, never a pickle.")
     if weights_file is not None and Path(weights_file).suffix != ".safetensors":

@@ -3,6 +3,7 @@
 No photo is ever written over, and no two photos of a folder share a result.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -40,8 +41,10 @@ def for_each(photos: Sequence[Path], make: Callable[[int], None]) -> None:
 
 def check_folder(folder: Path, photos: Path | None = None) -> None:
     """Raise a ValueError where `--out` cannot be a folder, or is the one whose photos must stay as they are."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"'{folder}' is a file, but --out is a folder to write to")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "cannot be written to" if existing.is_dir() else "is a file"
+        raise ValueError(f"'{existing}' {what}, but --out is a folder to write to")
     if photos is not None and photos.is_dir() and folder.exists() and folder.samefile(photos):
         raise ValueError(f"--out '{folder}' is the photos' own folder: give another one, so that none is written over")
 

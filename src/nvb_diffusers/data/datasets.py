@@ -99,6 +99,11 @@ class SampleTransform:
     flip: bool = True
     crop_jitter: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise a ValueError for a side that no image has."""
+        if self.resolution < 1:
+            raise ValueError(f"resolution is {self.resolution}, expected at least 1")
+
     def __call__(self, records: Sequence[dict[str, Any]], key: int) -> dict[str, torch.Tensor]:
         """Images of one sample, all with the same flip and the same degradation.
 
@@ -208,6 +213,8 @@ class MultiViewFaceDataset(_CachedLatents, Dataset):
         streaming: bool = False,
     ) -> None:
         self.records = ShardedRecords(str(data_dir), split) if streaming else load_records(data_dir, split)
+        if num_target_views < 0:
+            raise ValueError(f"num_target_views is {num_target_views}, expected 0 or more")
         self.transform, self.num_views = transform, num_target_views + 1
         if not _has_cameras(self.records):
             raise ValueError(f"{data_dir} has images without a camera in split {split!r}: step 2 needs them all")

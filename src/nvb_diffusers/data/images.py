@@ -52,6 +52,8 @@ def load_photo(photo: Photo, max_pixels: int | None = None, name: str | None = N
         ValueError: there is no such file, it cannot be decoded, or it is so large that it may be an attack.
     """
     name = name or (f"'{photo}'" if isinstance(photo, str | Path) else "the given image")
+    if not isinstance(photo, str | Path | Image.Image) and not hasattr(photo, "read"):
+        raise ValueError(f"cannot read image {photo!r}: expected a path, an open file or an image")
     with _reported(name), photo.copy() if isinstance(photo, Image.Image) else _open(photo) as image:
         return _read(image, max_pixels)
 

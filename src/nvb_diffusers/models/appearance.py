@@ -175,6 +175,9 @@ class AppearanceModel(ModelWithEntries, SafetensorsModel, ConfigMixin):
             ValueError: S is not divisible by the patch size and all halvings.
         """
         self._check_sides(pixel_values)
+        if source_cameras.shape != (len(pixel_values), 25):
+            shape = tuple(source_cameras.shape)
+            raise ValueError(f"`source_cameras` has shape {shape}, but must be ({len(pixel_values)}, 25).")
         source_cameras = source_cameras.float()
         read = self.reader(pixel_values.to(self.dtype)).float()  # (B, 5, S, S)
         depth = (MEAN_DEPTH + DEPTH_SCALE * read[:, 0]).clamp(min=0.5)
@@ -255,6 +258,8 @@ class AppearanceModel(ModelWithEntries, SafetensorsModel, ConfigMixin):
         return torch.lerp(backdrop.expand_as(fused.pixel_values), fused.pixel_values, fused.mask[:, :, None])
 
     def _check_sides(self, pixel_values: torch.Tensor) -> None:
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise ValueError(f"`pixel_values` has shape {tuple(pixel_values.shape)}, but must be (B, 3, S, S).")
         levels = max(len(self.config.reader_channels), len(self.config.fuser_channels))
         divisor = self.config.patch_size * 2 ** (levels - 1)
         if pixel_values.shape[2] % divisor or pixel_values.shape[3] % divisor:

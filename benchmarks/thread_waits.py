@@ -17,6 +17,7 @@ import time
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.face_crop import read_face
 from nvb_diffusers.option_types import OneLineParser, whole_number
 
 WAYS = {
@@ -38,7 +39,7 @@ def measure(calls: int) -> None:
     """Print seconds by the clock and of the processor."""
     pipe = NVBFacePipeline.from_pretrained(DEFAULT_CHECKPOINT)
     pipe.set_progress_bar_config(disable=True)
-    face, cameras = "examples/inputs/astronaut_small.jpg", orbit_cameras(7, (-45.0, 45.0))
+    face, cameras = read_face("examples/inputs/astronaut_small.jpg", pipe), orbit_cameras(7, (-45.0, 45.0))
     times = []
     for _ in range(calls):
         start, processor = time.perf_counter(), time.process_time()

@@ -93,4 +93,5 @@ def test_requirements_of_a_comparison(tmp_path):
         ["-0.30 [-0.70, -0.10] dB", ""],  # another degradation is told and nothing is required of it
     ]
     assert lines[2][0] == "PSNR of the views above `rival`, paired, at `severe`"
-    assert encoder_embedding(predictor, torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 12 * 64)
+    for side in (SIDE, 2 * SIDE):  # an appearance model's views are larger than what the encoder reads
+        assert encoder_embedding(predictor, torch.zeros(2, 3, side, side)).shape == (2, 12 * 64)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from nvb_diffusers.camera import angle_between_cameras, angles_from_camera
 from nvb_diffusers.data.images import load_photo, to_pixel_values
 from nvb_diffusers.evaluation.intervals import Interval
+from nvb_diffusers.evaluation.metrics import resize_square
 from nvb_diffusers.evaluation.networks import OwnPredictor
 from nvb_diffusers.evaluation.results import RESTORATION, Requirement, Result, index_results
 from nvb_diffusers.evaluation.test_sets import TestIdentity, TestSet, view_name
@@ -128,9 +129,13 @@ def identity_triplets(
 
 @torch.no_grad()
 def encoder_embedding(predictor: OwnPredictor, images: torch.Tensor) -> torch.Tensor:
-    """Features (N, C*8*8) of a pipeline's encoder at time step 0, centered: a measure of identity of our own."""
+    """Features (N, C*8*8) of a pipeline's encoder at time step 0, centered: a measure of identity of our own.
+
+    Views may be larger than what the encoder reads, as an appearance model's are.
+    """
     encoder = predictor.pipeline.image_encoder
-    features = torch.cat([encoder(part, 0).sample for part in images.split(32)])
+    parts = resize_square(images, encoder.config.sample_size).split(32)
+    features = torch.cat([encoder(part, 0).sample for part in parts])
     return (features - features.mean(dim=0)).flatten(1)
 
 

@@ -1,13 +1,18 @@
 """The training benchmarks count what they say, and time the very step that the scripts train with."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from conftest import tiny_encoder, tiny_unet, tiny_view_transformer
+from conftest import tiny_encoder, tiny_pipeline, tiny_unet, tiny_view_transformer
 
-from benchmarks import paper_size, steps, training_speed
+from benchmarks import paper_size, pipeline_speed, steps, training_speed
+from nvb_diffusers.camera import orbit_cameras
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +77,43 @@ def test_bytes_of_a_model_count_each_parameter_once():
     layer.bias.requires_grad_(False)
     assert paper_size.model_bytes([layer, torch.nn.Sequential(layer)]) == 4 * 8
     assert paper_size.model_bytes([layer], trainable=True) == 4 * 6
+
+
+def test_the_pipelines_views_are_those_of_the_naive_loop():
+    """Assert that what is saved over views and steps changes nothing, and that the floor is the same loop."""
+    pipe = tiny_pipeline()
+    pipe.register_to_config(default_guidance_scale=1.5)
+    photo, cameras = torch.rand(3, pipe.sample_size, pipe.sample_size), orbit_cameras(3, (-30.0, 30.0))
+    source, side = orbit_cameras(1, (0.0, 0.0)), pipe.unet.config.sample_size
+    latents = torch.randn(1, pipe.unet.config.in_channels, side, side)
+    expected = pipeline_speed.naive(pipe, photo, cameras, latents, 3, source)
+    conditioning = pipe.encode(photo, cameras, 3, source)
+    views = pipe(conditioning=conditioning, latents=latents[None], output_type="pt").images
+    torch.testing.assert_close(views, expected.clamp(0, 1), rtol=0, atol=1e-4)
+    states = conditioning.encoder_hidden_states[-1, 0]  # of one step, read at all: other pictures, of the same shape
+    assert pipeline_speed.floor(pipe, states, latents, 3, 2).shape == expected.shape
+
+
+def test_growth_is_the_line_through_the_medians():
+    """Assert start and slope by hand-made times, of which one is far off."""
+    rows = [pipeline_speed.Row(n, "ours", [1 + 0.5 * n, 9.0, 1 + 0.5 * n], 0.0, 0) for n in (1, 2, 4)]
+    assert pipeline_speed.growth(rows, "ours") == pytest.approx((1.0, 0.5))
+    floor = pipeline_speed.Row(1, "floor", [0.5, 0.5], 1000.0, 2 * 10**9)
+    lines = list(pipeline_speed.report([floor, *rows[:1]], {"matrix product": 4.0}))
+    assert "| 1 | floor | 0.500 | 0.500 to 0.500 | 1.00 | 50.0% | 2.00 |" in lines
+    assert "| 1 | ours | 1.500 | 1.500 to 9.000 | 3.00 |  |  |" in lines
+
+
+def test_the_gpu_run_goes_through_without_one(tmp_path):
+    """Assert that each stage leaves its log, and that a failing one is named and shows in the status."""
+    script = Path(__file__).parents[1] / "benchmarks/gpu_run.sh"
+    binary = Path(sys.executable).parent
+    environment = os.environ | {"OUT": str(tmp_path / "out"), "SIZE": "default", "VIEWS": "1", "ROUNDS": "1"}
+    environment["PATH"] = f"{binary}:{environment['PATH']}"
+    done = subprocess.run(["bash", str(script)], env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "floor:" in (tmp_path / "out/default.log").read_text()
+    environment["VIEWS"] = "none"
+    done = subprocess.run(["bash", str(script)], env=environment, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("failed: default;")

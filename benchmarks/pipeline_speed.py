@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
@@ -129,6 +130,7 @@ def open_pipeline(args: argparse.Namespace) -> NVBFacePipeline:
         pipe = NVBFacePipeline.from_pretrained(args.checkpoint, dtype=dtype)
     else:
         pipe = paper_size_pipeline()
+        pipe.register_modules(scheduler=DDIMScheduler())  # with its contents
         for model in (pipe.image_encoder, pipe.view_transformer, pipe.unet, pipe.vae):
             model.to_empty(device=device)
             torch.nn.Module.to(model, dtype).requires_grad_(False).eval()

@@ -35,7 +35,7 @@ def test_views_are_those_of_the_cpu():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near(dtype):
-    """Assert finite views, near those of full precision."""
+    """Assert finite views of the same noise, near those of full precision."""
     pipe = tiny_pipeline()
     expected = make_views(pipe)
     views = make_views(pipe.to("cuda", dtype))
@@ -57,6 +57,7 @@ def test_offloaded_views_are_the_same(way):
     torch.testing.assert_close(make_views(pipe), expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
 def test_compiled_views_are_the_same():
     """Assert that a compiled UNet changes no view, without a break in its graph."""
     pipe = tiny_pipeline().to("cuda")

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import LATENT_SHAPE, SIDE, WIDTH
+from conftest import LATENT_SHAPE, SIDE, WIDTH, tiny_pipeline
 from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 from PIL import Image
 from pipeline_calls import CAMERAS, STEPS, difference, noise, picture, seeded, views
@@ -183,6 +183,15 @@ def test_view_batch_size_bounds_memory_alone(pipe, batches, view_batch_size):
 
 
 # Noise, cameras, guidance
+
+
+def test_a_seed_shows_the_same_picture_in_half_precision():
+    """Assert that the noise that a generator draws does not depend on the precision of the models."""
+    expected, half = (
+        views(tiny_pipeline().to(dtype), generator=torch.Generator().manual_seed(0))
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert (half.float() - expected).abs().mean() < 0.03
 
 
 def test_shared_noise_makes_equal_views_of_equal_cameras(pipe):

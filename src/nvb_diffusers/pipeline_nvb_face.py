@@ -424,8 +424,8 @@ class NVBFacePipeline(SafetensorsPipeline):
         position = torch.unique(timesteps, return_inverse=True)[1].tolist()
         num_images, num_views = encoder_hidden_states.shape[1:3]
         device, dtype = self._execution_device, self.unet.dtype
-        if latents is None:  # one noise for all views of an image, which makes them more alike
-            latents = randn_tensor((num_images, 1, *self._latent_shape), generator, device, dtype)
+        if latents is None:  # one noise for all views of an image, more alike so; the same for any precision
+            latents = randn_tensor((num_images, 1, *self._latent_shape), generator, device, torch.float32)
         latents = latents.to(device, dtype).expand(-1, num_views, -1, -1, -1).flatten(0, 1)  # (B*V, C, h, w)
         latents = latents * self.scheduler.init_noise_sigma
         encoder_hidden_states = encoder_hidden_states.to(device, dtype)

@@ -29,7 +29,7 @@ from nvb_diffusers.cli.info import paper_size_pipeline
 from nvb_diffusers.denoising import guided_prediction
 from nvb_diffusers.evaluation.charts import Series, line_chart
 from nvb_diffusers.evaluation.intervals import Interval
-from nvb_diffusers.option_types import OneLineParser, whole_number
+from nvb_diffusers.option_types import OneLineParser, a_path, whole_number
 
 PRODUCT_SIDE = {"cuda": 8192, "cpu": 1024}  # of the matrices whose product is the machine's peak
 CONVOLUTION = (16, 320, 64)  # images, channels and side of the widest convolution of Stable Diffusion's UNet
@@ -66,7 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=whole_number(1), default=5, help="turns, after one that is not counted")
     parser.add_argument("--naive_views", type=whole_number(0), default=8, help="no naive loop of more views than that")
     parser.add_argument("--compile", action="store_true", help="compile UNet and decoder; the first turn pays for it")
-    parser.add_argument("--out", type=Path, help="a new folder for table and chart")
+    parser.add_argument("--out", type=a_path, help="a new folder for table and chart")
     return parser.parse_args(argv)
 
 

@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
 from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.provenance import save_marked
 
 folder, *pipeline = sys.argv[1:]
 state = PartialState()
@@ -20,4 +21,4 @@ with state.split_between_processes(sorted(Path(folder).glob("*.png"))) as photos
         images = pipe(batch, cameras=orbit_cameras(7, (-45, 45))).images
         for photo, views in zip(batch, images, strict=True):
             for number, view in enumerate(views):
-                view.save(f"{photo.stem}_{number:02d}.png")
+                save_marked(view, f"{photo.stem}_{number:02d}.png")

@@ -13,6 +13,7 @@ from PIL import Image
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, read_face
 from nvb_diffusers.camera import orbit_cameras
 from nvb_diffusers.data.images import to_images
+from nvb_diffusers.provenance import save_marked
 from nvb_diffusers.uncertainty import sample_views
 
 photo, *pipeline = sys.argv[1:]
@@ -26,4 +27,4 @@ if views.evidence is not None:
 deviation = sample_views(pipe, conditioning, num_samples=6).deviation
 for heat in (deviation / deviation.max() * 255).byte().numpy():
     images.append(Image.fromarray(cv2.applyColorMap(heat, cv2.COLORMAP_JET)[..., ::-1]))
-make_image_grid(images, rows=len(images) // 3, cols=3).save("what_is_invented.png")
+save_marked(make_image_grid(images, rows=len(images) // 3, cols=3), "what_is_invented.png")

@@ -18,6 +18,7 @@ from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.cli.info import count_gflop, passes_gflop
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.degradation import DegradationParams, apply
+from nvb_diffusers.provenance import mark_image
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,12 @@ def test_views_are_those_of_the_pipeline(run, checkpoint, face, tmp_path):
     generator = torch.Generator().manual_seed(7)
     expected = pipe(Image.open(face), cameras=[(20, 0)], num_inference_steps=2, generator=generator).images[0]
     with Image.open(tmp_path / "o/view_00.png") as view:
+        marked = np.asarray(mark_image(expected)).astype(int)
+        assert np.abs(np.asarray(view) - marked).max() <= 2  # of one level in the view the mark may make two
+    run("views", face, *options, "--mark", "none", "--out", tmp_path / "plain")
+    with Image.open(tmp_path / "plain/view_00.png") as view:
         assert np.abs(np.asarray(view).astype(int) - np.asarray(expected)).max() <= 1
+        assert not view.info
 
 
 def test_a_real_photo_is_cropped(run, tmp_path):

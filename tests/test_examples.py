@@ -10,8 +10,9 @@ import torch
 from conftest import ROOT, SIDE, tiny_pipeline
 from PIL import Image, ImageSequence
 
-from nvb_diffusers import NVBFacePipeline, read_face
+from nvb_diffusers import NVBFacePipeline, provenance, read_face
 from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.provenance import mark_image, says_synthetic
 
 PHOTO = ROOT / "examples/inputs/astronaut.jpg"
 
@@ -43,10 +44,11 @@ def pixels(image):
 
 
 def assert_written(names, images):
-    """Assert that files hold these images, to the bit."""
+    """Assert that files hold these images, to the bit, with their marks."""
     for name, image in zip(names, images, strict=True):
         assert pixels(image).shape == (SIDE, SIDE, 3)
-        assert np.array_equal(pixels(name), pixels(image))
+        assert np.array_equal(pixels(name), pixels(mark_image(image)))
+        assert says_synthetic(name)
 
 
 def test_views(run):
@@ -70,15 +72,18 @@ def test_orbit_video(run):
         frames = [pixels(frame.convert("RGB")) for frame in ImageSequence.Iterator(video)]
     assert len(frames) == 24 + 22
     for frame, view in zip(frames, [*views, *views[-2:0:-1]], strict=True):
-        assert np.abs(frame - pixels(view)).mean() < 0.25 * pixels(view).std()
+        assert np.abs(frame - pixels(mark_image(view))).mean() < 0.25 * pixels(view).std()
+    assert says_synthetic("orbit.gif")
 
 
 @pytest.mark.parametrize("appearance", [True, False])
-def test_what_is_invented(run, appearance):
+def test_what_is_invented(run, appearance, monkeypatch):
     """Assert rows of the first seed's views, of their evidence where there is any, and of maps up to the hottest."""
+    monkeypatch.setattr(provenance, "mark_image", lambda image, mark: image)  # colors are read from it below
     pipe = run("what_is_invented.py", PHOTO, appearance)
     out = pipe(read_face(PHOTO, pipe), cameras=orbit_cameras(3, (-30, 30)), output_type="pt")
     views = out.images.movedim(1, -1).numpy()  # (V, S, S, 3)
+    assert says_synthetic("what_is_invented.png")
     sheet = pixels("what_is_invented.png") / 255
     rows = sheet.reshape(-1, SIDE, 3, SIDE, 3).swapaxes(1, 2)  # (rows, V, S, S, 3)
     assert len(rows) == 2 + appearance

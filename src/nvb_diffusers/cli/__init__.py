@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import diffusers
 
 from nvb_diffusers import __version__
-from nvb_diffusers.cli import degrade, evaluate, info, views
+from nvb_diffusers.cli import degrade, evaluate, info, verify, views
 from nvb_diffusers.cli.photos import complain
 from nvb_diffusers.option_types import OneLineParser
 from nvb_diffusers.stopping import Stopped, stop_by_signals
 
-FAMILIES = (views, degrade, info, evaluate)
+FAMILIES = (views, verify, degrade, info, evaluate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,14 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(_join_ranges(sys.argv[1:] if argv is None else argv))
     try:
         with stop_by_signals():
-            args.run(args)
+            status: int | None = args.run(args)
     except (ValueError, OSError, ImportError) as error:
         complain(error)
         return 2
     except Stopped as stopped:
         complain(stopped)
         return stopped.status
-    return 0
+    return status or 0
 
 
 def build_parser() -> argparse.ArgumentParser:

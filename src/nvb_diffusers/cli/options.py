@@ -6,14 +6,15 @@ from typing import TypeAlias
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
 from nvb_diffusers.option_types import filled_text
+from nvb_diffusers.provenance import MARKS, Mark
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_command(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], None], purpose: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], purpose: str
 ) -> argparse.ArgumentParser:
-    """A new command, which `run` does with its arguments."""
+    """A new command, which `run` does with its arguments; the exit status is what it returns, None for 0."""
     command = commands.add_parser(name, help=purpose, description=purpose)
     command.set_defaults(run=run)
     return command
@@ -27,3 +28,18 @@ def add_checkpoint(command: argparse._ActionsContainer) -> None:
         default=DEFAULT_CHECKPOINT,
         help="folder or Hub id (default: the packaged one)",
     )
+
+
+def add_mark(command: argparse.ArgumentParser) -> None:
+    """`--mark`."""
+    command.add_argument(
+        "--mark",
+        choices=(*MARKS, "none"),
+        default=MARKS[0],
+        help="what says in a picture that it is synthetic (default %(default)s)",
+    )
+
+
+def read_mark(args: argparse.Namespace) -> Mark | None:
+    """The mark that was asked for, None for none."""
+    return None if args.mark == "none" else args.mark

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from imageio_ffmpeg import count_frames_and_secs
+
 from nvb_diffusers.files import one_line
 
 
@@ -55,6 +57,14 @@ def keep_photos(photos: Sequence[Path], outputs: Iterable[Path]) -> None:
     for output in outputs:
         if output.exists() and (output.stat().st_dev, output.stat().st_ino) in known:
             raise ValueError(f"'{output}' is the photo itself: choose another output, so that it is not written over")
+
+
+def count_frames(video: Path) -> int:
+    """How many frames can be read of a video."""
+    try:
+        return count_frames_and_secs(str(video))[0]
+    except RuntimeError:  # what there is of it is no video
+        return 0
 
 
 def complain(error: BaseException, photo: Path | None = None) -> None:

@@ -2,20 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from diffusers.utils import export_to_gif, export_to_video
-from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image, ImageColor
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
-from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command
-from nvb_diffusers.cli.photos import check_folder, for_each, keep_photos, name_outputs
+from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, add_mark, read_mark
+from nvb_diffusers.cli.photos import check_folder, count_frames, for_each, keep_photos, name_outputs
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
@@ -23,10 +20,11 @@ from nvb_diffusers.files import check_name, filled_folder, read_json, replaced_f
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
 from nvb_diffusers.option_types import LARGEST_SEED, a_path, number, whole_number
 from nvb_diffusers.pipeline_inputs import Background
+from nvb_diffusers.provenance import save_marked, save_marked_video
 
 MOST_VIEWS = 10_000  # of one photo
 RECORD = "cameras.json"  # what a folder of views says of them
-EXPORTERS: dict[str, Callable[..., str]] = {".mp4": export_to_video, ".gif": export_to_gif}
+VIDEOS = (".mp4", ".gif")
 
 
 class Source(NamedTuple):
@@ -95,6 +93,7 @@ def _add_orbit(command: argparse.ArgumentParser, num_views: int) -> None:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
+    add_mark(command)
     add_checkpoint(command)
     command.add_argument(
         "--steps",
@@ -157,8 +156,8 @@ def run_views(args: argparse.Namespace) -> None:
         labels = ["input", *(f"yaw {round(yaw):+d}" for yaw in angles_from_camera(cameras)[:, 0].tolist())]
         with filled_folder(folders[index], RECORD, _recorded_views(folders[index])) as stage:
             for name, image in zip(names, output.images, strict=True):
-                image.save(stage / name)
-            contact_sheet(images, labels).save(stage / "contact_sheet.png")
+                save_marked(image, stage / name, read_mark(args))
+            save_marked(contact_sheet(images, labels), stage / "contact_sheet.png", read_mark(args))
             (stage / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{folders[index]}: {len(names)} views, contact_sheet.png, {RECORD}")
 
@@ -168,7 +167,7 @@ def run_views(args: argparse.Namespace) -> None:
 def run_orbit(args: argparse.Namespace) -> None:
     """`nvb-face orbit`."""
     suffix = args.out.suffix.lower()
-    if suffix not in EXPORTERS:
+    if suffix not in VIDEOS:
         raise ValueError(f"cannot write '{args.out}': an orbit is an .mp4 or a .gif")
     if args.photo.is_dir():
         raise ValueError(f"'{args.photo}' is a folder: an orbit is made of one photo")
@@ -181,8 +180,8 @@ def run_orbit(args: argparse.Namespace) -> None:
     )
     frames = output.images + output.images[-2:0:-1]
     with replaced_file(args.out) as part:
-        EXPORTERS[suffix](frames, str(part), fps=args.fps)
-        if suffix == ".mp4" and _count_frames(part) != len(frames):  # ffmpeg does not say when a disk is full
+        save_marked_video(frames, part, args.fps, read_mark(args))
+        if suffix == ".mp4" and count_frames(part) != len(frames):  # ffmpeg does not say when a disk is full
             raise OSError(f"cannot write '{args.out}': the video broke off, is there room on the disk?")
     print(f"{args.out}: {len(cameras)} views, there and back")
 
@@ -199,7 +198,7 @@ def run_restore(args: argparse.Namespace) -> None:
         source = _read_source(args, pipe, photos[index])
         output = pipe.restore(source.image, fidelity=args.fidelity, **_call_options(args))
         with replaced_file(files[index]) as part:
-            output.images[0].save(part)
+            save_marked(output.images[0], part, read_mark(args))
         print(files[index])
 
     for_each(photos, make)
@@ -211,14 +210,6 @@ def _recorded_views(folder: Path) -> list[str]:
         return [check_name(view["file"]) for view in read_json(folder / RECORD)["views"]]
     except (ValueError, KeyError, TypeError):
         return []
-
-
-def _count_frames(video: Path) -> int:
-    """How many frames can be read of a video."""
-    try:
-        return count_frames_and_secs(str(video))[0]
-    except RuntimeError:  # what there is of it is no video
-        return 0
 
 
 def _load(args: argparse.Namespace, needs_views: bool = False) -> NVBFacePipeline:

@@ -546,7 +546,10 @@ BEGINNINGS = {
     "output is below a file": ["--output_dir", "file/run"],
     "no such checkpoint": ["--resume_from_checkpoint", "checkpoint-7"],
     "an unknown tracker": ["--report_to", "crystal_ball"],
-    "a bad repository": ["--push_to_hub", "a/b/c"],
+    "a bad repository": ["--push_to_hub", "--hub_model_id", "a/b/c"],
+    "no file of options": ["--config_file", "none.json"],
+    "options are a folder": ["--config_file", "data"],
+    "no epoch": ["--num_train_epochs", "0"],
     "an unknown precision": ["--mixed_precision", "fp7"],
     "a resolution of text": ["--resolution", "large"],
 }

@@ -2,9 +2,10 @@ import copy
 
 import torch
 
-from nvb_diffusers.training.optimizer import MuonAdamW
+from nvb_diffusers.training.optimizer import MuonAdamW, OptimizerSettings
 
 RATE, DECAY = 0.01, 0.1
+SETTINGS = OptimizerSettings(RATE, DECAY)
 
 
 def small_model():
@@ -34,7 +35,7 @@ def train(model, optimizer, steps, seed=1):
 def test_muon_has_the_matrices_of_blocks_and_adamw_the_rest():
     """Assert the first step: of a block's matrix an orthogonal one of AdamW's size, of all else the rate itself."""
     model = small_model()
-    optimizer = MuonAdamW(model.named_parameters(), RATE, DECAY)
+    optimizer = MuonAdamW(model.named_parameters(), SETTINGS)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     train(model, optimizer, 1)
     for name, value in model.named_parameters():
@@ -50,12 +51,12 @@ def test_muon_has_the_matrices_of_blocks_and_adamw_the_rest():
 def test_a_scheduler_and_a_saved_state_reach_both():
     """Assert that a rate of 0 stops everything, also after loading, and that a loaded optimizer goes on the same."""
     model = small_model()
-    optimizer = MuonAdamW(model.named_parameters(), RATE, DECAY)
+    optimizer = MuonAdamW(model.named_parameters(), SETTINGS)
     train(model, optimizer, 3)
     state = copy.deepcopy(optimizer.state_dict())
     twin = small_model()
     twin.load_state_dict(model.state_dict())
-    other = MuonAdamW(twin.named_parameters(), RATE, DECAY)
+    other = MuonAdamW(twin.named_parameters(), SETTINGS)
     other.load_state_dict(state)
     train(model, optimizer, 2, seed=2)
     train(twin, other, 2, seed=2)

@@ -422,9 +422,9 @@ def test_publishing(place, tmp_path, monkeypatch):
     for script in STEPS:
         published = []
         monkeypatch.setattr(
-            SCRIPTS[script], "publish", lambda pipeline, name, to=published: to.append((pipeline, name))
+            SCRIPTS[script], "publish", lambda pipeline, name, token, to=published: to.append((pipeline, name))
         )
-        extra = ["--max_train_steps", 1, "--push_to_hub", "me/face"]
+        extra = ["--max_train_steps", 1, "--push_to_hub", "--hub_model_id", "me/face"]
         assert run(script, place, tmp_path / script, *extra) == 0
         (pipeline, name) = published[0]
         assert name == "me/face"
@@ -486,6 +486,7 @@ train_restoration.main({arguments!r})
 def test_kill_9_in_the_middle_of_a_save(place, tmp_path):
     """Assert that a run killed while it saves leaves whole checkpoints alone, and the same command goes on exactly."""
     extra = ["--checkpointing_steps", 2, "--max_train_steps", 6, "--resume_from_checkpoint", "latest"]
+    extra += ["--checkpoints_total_limit", 2]
     words = arguments("restoration", place, tmp_path / "killed", *extra)
     program = STOP_IN_SAVE.format(training=str(TRAINING), arguments=words)
     with subprocess.Popen(

@@ -28,6 +28,7 @@ from nvb_diffusers.data.surfaces import VARIATIONS, SurfaceDataset
 from nvb_diffusers.hub import publish
 from nvb_diffusers.models.appearance import DEPTH_SCALE, MEAN_DEPTH, POSITION_SCALE, FusedViews, PhotoLayers
 from nvb_diffusers.option_types import OneLineParser, number, whole_number
+from nvb_diffusers.training import options
 from nvb_diffusers.training.adversary import PatchDiscriminator
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.fusion import FusionTask, at_size, fusion_task
@@ -38,7 +39,6 @@ from nvb_diffusers.training.losses import (
     position_loss,
     restoration_loss,
 )
-from nvb_diffusers.training.options import add_degradation_arguments, add_run_arguments, make_transform
 from nvb_diffusers.training.run import Batch, Run, one_line_errors
 
 DEPTH_WEIGHT, DEPTH_GRADIENT_WEIGHT, POSITION_WEIGHT, READ_MASK_WEIGHT = 10.0, 15.0, 10.0, 0.3  # of the reader's losses
@@ -74,8 +74,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--adversarial_weight", type=number(low=0), default=0.012, help="of the fuser's; 0 for no adversary"
     )
-    add_degradation_arguments(parser)
-    add_run_arguments(
+    options.add_loading_arguments(parser)
+    options.add_degradation_arguments(parser)
+    options.add_run_arguments(
         parser,
         resolution=None,  # the model's sample_size; the fuser reads at that, and may fuse at a smaller one
         degradation=["clean", "clean", "mild", "mild", "medium", "medium", "severe"],
@@ -86,7 +87,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ema_decay=0.998,
         num_validation_samples=16,
     )
-    args = parser.parse_args(argv)
+    args = options.parse_run_args(parser, argv)
     if args.learning_rate is None:
         args.learning_rate = PARTS[args.train].learning_rate
     return args
@@ -263,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with Run("appearance", args) as run:
         # 1. The model, new or gone on with; the pipeline paints without it until the run is over
-        pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
+        pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path, **options.loading_options(args))
         pipeline.set_progress_bar_config(disable=True)
         appearance = pipeline.appearance
         if appearance is None or args.appearance_config is not None:
@@ -282,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             SurfaceDataset(
                 args.data_dir,
                 split,
-                replace(make_transform(args, split), resolution=side),
+                replace(options.make_transform(args, split), resolution=side),
                 num_target_views,
                 PARTS[args.train].variations if split == "train" else (),
             )

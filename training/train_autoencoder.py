@@ -21,8 +21,8 @@ from nvb_diffusers.data.datasets import FaceDataset, SampleTransform
 from nvb_diffusers.data.images import psnr, to_grid
 from nvb_diffusers.data.keys import draw_noise
 from nvb_diffusers.option_types import OneLineParser, number
+from nvb_diffusers.training import options
 from nvb_diffusers.training.backbone import new_model
-from nvb_diffusers.training.options import add_run_arguments
 from nvb_diffusers.training.run import Run, one_line_errors
 
 
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--latent_loss_weight", type=number(low=0), default=1e-4, help="keeps the latents' scale bounded"
     )
     parser.add_argument("--latent_noise", type=number(low=0), default=0.05, help="standard deviation, in latent units")
-    add_run_arguments(
+    options.add_run_arguments(
         parser,
         resolution=256,
         train_batch_size=16,
@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ema_decay=0.999,
         dataloader_num_workers=1,
     )
-    return parser.parse_args(argv)
+    return options.parse_run_args(parser, argv)
 
 
 def load_autoencoder(args: argparse.Namespace) -> AutoencoderDC:
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with Run("autoencoder", args) as run:
         # 1. Data: clean images
-        transform = SampleTransform(args.resolution, (), seed=args.seed)
+        transform = SampleTransform(args.resolution, (), seed=args.seed, flip=not args.no_flip)
         dataset = FaceDataset(args.data_dir, "train", transform, args.streaming)
         validation = FaceDataset(args.data_dir, "validation", transform, args.streaming)
 

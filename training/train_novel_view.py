@@ -22,13 +22,13 @@ from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder, ViewTransforme
 from nvb_diffusers.camera import angle_between_cameras, camera_from_angles
 from nvb_diffusers.data.datasets import MultiViewFaceDataset, held_out_batch, split_batch
 from nvb_diffusers.data.images import psnr, to_grid
-from nvb_diffusers.data.keys import DROPPED, GIVEN, draw_choices, draw_noise, draw_timesteps
+from nvb_diffusers.data.keys import DROPPED, GIVEN, draw_choices, draw_noise, draw_offsets, draw_timesteps
 from nvb_diffusers.hub import publish
 from nvb_diffusers.option_types import OneLineParser, filled_text, number, whole_number
+from nvb_diffusers.training import options
 from nvb_diffusers.training.backbone import new_model
 from nvb_diffusers.training.latents import cache_latents, with_latents
 from nvb_diffusers.training.losses import camera_loss, diffusion_loss, diffusion_target, feature_loss
-from nvb_diffusers.training.options import add_degradation_arguments, add_run_arguments, make_transform
 from nvb_diffusers.training.run import Run, one_line_errors
 
 # Share of samples whose volume is built with a given source camera: the true one, or "constant", the frontal one.
@@ -55,7 +55,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=0.0,
         help="share that --train_unet paints without features, for guidance",
     )
-    parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--feature_loss_weight", type=number(low=0), default=10.0, help="lambda_1; 0 for the ablation")
     parser.add_argument("--cosine_weight", type=number(low=0), default=2.0, help="lambda, inside the feature loss")
     parser.add_argument("--camera_loss_weight", type=number(low=0), default=0.05, help="lambda_2")
@@ -70,13 +69,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=whole_number(0),
         help="views that the diffusion loss sees, 0 for none; default: all",
     )
-    parser.add_argument("--snr_gamma", type=number(above=0), help="Min-SNR weighting")
     parser.add_argument("--num_target_views", type=whole_number(1), default=7)
-    parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
-    parser.add_argument("--num_inference_steps", type=whole_number(1, 1000), default=20, help="of validation images")
-    add_degradation_arguments(parser)
-    add_run_arguments(parser, train_batch_size=2, max_train_steps=300_000, num_validation_samples=16)
-    return parser.parse_args(argv)
+    options.add_diffusion_arguments(parser)
+    options.add_loading_arguments(parser)
+    options.add_degradation_arguments(parser)
+    options.add_run_arguments(parser, train_batch_size=2, max_train_steps=300_000, num_validation_samples=16)
+    return options.parse_run_args(parser, argv)
 
 
 class NovelViewModel(torch.nn.Module):
@@ -137,7 +135,9 @@ def compute_loss(
             painted["restoration_loss"] = target_features
         latents = batch["latents"][:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
         timesteps = timesteps.repeat_interleave(shown)
-        noise = draw_noise(keys, (shown, *latents.shape[1:]), args.seed).flatten(0, 1)
+        shape = (shown, *latents.shape[1:])
+        noise = draw_noise(keys, shape, args.seed) + args.noise_offset * draw_offsets(keys, shape, args.seed)
+        noise = noise.flatten(0, 1)  # (B*N, C, h, w)
         noisy_latents = scheduler.add_noise(latents, noise, timesteps)
         target = diffusion_target(scheduler, latents, noise, timesteps)
         repeats = len(painted)
@@ -217,8 +217,7 @@ def check_options(args: argparse.Namespace, num_views: int) -> None:
         raise ValueError(f"--num_diffusion_views {shown}: a sample has {num_views} views{needed}")
     if args.conditioning_dropout and not args.train_unet:
         raise ValueError("--conditioning_dropout is for a UNet that learns: it goes with --train_unet alone")
-    if args.latents_cache and (args.crop_jitter or args.streaming):
-        raise ValueError("--latents_cache holds all whole images: not with --crop_jitter, nor with --streaming")
+    options.check_latents_cache(args)
 
 
 @one_line_errors
@@ -228,14 +227,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         # 1. Data
         dataset, validation = (
             MultiViewFaceDataset(
-                args.data_dir, split, make_transform(args, split), args.num_target_views, args.streaming
+                args.data_dir, split, options.make_transform(args, split), args.num_target_views, args.streaming
             )
             for split in ("train", "validation")
         )
         check_options(args, dataset.num_views)
 
         # 2. Models
-        pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path)
+        pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path, **options.loading_options(args))
         pipeline.set_progress_bar_config(disable=True)
         scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         image_encoder, unet, view_transformer = pipeline.image_encoder, pipeline.unet, pipeline.view_transformer

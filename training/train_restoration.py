@@ -20,15 +20,15 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from nvb_diffusers import NVBFacePipeline, TimeAwareImageEncoder
 from nvb_diffusers.data.datasets import FaceDataset, split_batch
 from nvb_diffusers.data.images import psnr, to_grid
-from nvb_diffusers.data.keys import DROPPED, draw_choices, draw_noise, draw_timesteps
+from nvb_diffusers.data.keys import DROPPED, draw_choices, draw_noise, draw_offsets, draw_timesteps
 from nvb_diffusers.hub import publish
 from nvb_diffusers.models.unet import add_adapter, convert_unet, fuse_adapter, save_adapter
 from nvb_diffusers.option_types import OneLineParser, number, whole_number
+from nvb_diffusers.training import options
 from nvb_diffusers.training.backbone import load_scheduler, load_unet, load_vae, new_model
 from nvb_diffusers.training.checkpoints import write_folder
 from nvb_diffusers.training.latents import cache_latents, latent_side, with_latents
 from nvb_diffusers.training.losses import diffusion_loss, diffusion_target
-from nvb_diffusers.training.options import add_degradation_arguments, add_run_arguments, make_transform
 from nvb_diffusers.training.run import Run, one_line_errors
 
 
@@ -51,13 +51,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=0.0,
         help="of the clean latents read off the features by a linear head",
     )
-    parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--latents_cache", help="a .npy file: encode all target latents once")
-    parser.add_argument("--snr_gamma", type=number(above=0), help="Min-SNR weighting")
-    parser.add_argument("--num_inference_steps", type=whole_number(1, 1000), default=20, help="of validation images")
-    add_degradation_arguments(parser)
-    add_run_arguments(parser, max_train_steps=200_000, learning_rate=5e-5)
-    return parser.parse_args(argv)
+    options.add_diffusion_arguments(parser)
+    options.add_loading_arguments(parser)
+    options.add_degradation_arguments(parser)
+    options.add_run_arguments(parser, max_train_steps=200_000, learning_rate=5e-5)
+    return options.parse_run_args(parser, argv)
 
 
 def make_latent_head(image_encoder: TimeAwareImageEncoder, unet: UNet2DConditionModel) -> torch.nn.Module:
@@ -77,6 +75,7 @@ def compute_loss(
     latents, keys = batch["latents"], batch["key"]  # (B, C, h, w), (B,)
     timesteps = draw_timesteps(keys, scheduler.config.num_train_timesteps, args.seed)
     noise = draw_noise(keys, latents.shape[1:], args.seed)
+    noise = noise + args.noise_offset * draw_offsets(keys, latents.shape[1:], args.seed)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
 
     features = image_encoder(batch["degraded_pixel_values"], timesteps).sample  # (B, C, 8, 8), Eq. 1
@@ -137,16 +136,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Run("restoration", args) as run:
         # 1. Data
         dataset, validation = (
-            FaceDataset(args.data_dir, split, make_transform(args, split), args.streaming)
+            FaceDataset(args.data_dir, split, options.make_transform(args, split), args.streaming)
             for split in ("train", "validation")
         )
-        if args.latents_cache and (args.crop_jitter or args.streaming):
-            raise ValueError("--latents_cache holds all whole images: not with --crop_jitter, nor with --streaming")
+        options.check_latents_cache(args)
 
         # 2. Models
-        unet = load_unet(args.pretrained_model_name_or_path, args.unet_config)
-        vae = load_vae(args.vae_name_or_path, args.pretrained_model_name_or_path)
-        scheduler = load_scheduler(args.pretrained_model_name_or_path, args.prediction_type, args.zero_terminal_snr)
+        base, loading = args.pretrained_model_name_or_path, options.loading_options(args)
+        unet = load_unet(base, args.unet_config, **loading)
+        vae = load_vae(args.vae_name_or_path, base, **loading)
+        scheduler = load_scheduler(base, args.prediction_type, args.zero_terminal_snr, **loading)
         image_encoder = new_model(TimeAwareImageEncoder, args.encoder_config, sample_size=args.resolution)
         unet = convert_unet(unet, image_encoder.config.out_channels)
         unet.register_to_config(sample_size=latent_side(vae, args.resolution))

@@ -13,6 +13,6 @@ train() {
     shift 3
     [ ! -d "$result" ] || return 0
     printf '\n== %s\n' "$result"
-    ${LAUNCH:-python} "$here/../$script" --output_dir "$(dirname "$result")" --resume_from_checkpoint latest \
+    ${LAUNCH:-python} "$here/../$script" --output_dir "$(dirname "$result")" --resume_from_checkpoint latest --checkpoints_total_limit 2 \
         --max_train_seconds "$(calculate "60 * $MINUTES * $share")" --report_to none "$@"
 }

@@ -146,11 +146,22 @@ class SampleTransform:
         return resized(image, self.resolution, box), camera
 
 
-class _CachedLatents:
-    """Latents (N, 2, C, h, w) of every image of `records` and of its mirror image."""
+class _Samples:
+    """What both data sets can: give only their first samples, and cached latents with each."""
 
     records: datasets.Dataset | ShardedRecords
-    latents: np.ndarray | None = None
+    latents: np.ndarray | None = None  # (N, 2, C, h, w), of every image of `records` and of its mirror image
+    limit: int | None = None
+
+    def keep_first(self, count: int) -> None:
+        """Have no more samples than so many, the first ones.
+
+        Raises:
+            ValueError: the data set is streamed.
+        """
+        if isinstance(self.records, ShardedRecords):
+            raise ValueError("a streamed data set is read by shards and cannot be cut: leave out --max_train_samples")
+        self.limit = count
 
     def use_latents(self, latents: np.ndarray) -> None:
         """Give these latents with every sample, so that nobody has to encode the images again."""
@@ -162,7 +173,7 @@ class _CachedLatents:
         self.latents = latents
 
 
-class FaceDataset(_CachedLatents, Dataset):
+class FaceDataset(_Samples, Dataset):
     """Single images for step 1.
 
     Args:
@@ -178,7 +189,7 @@ class FaceDataset(_CachedLatents, Dataset):
         self.has_cameras = _has_cameras(self.records)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return min(len(self.records), self.limit or len(self.records))
 
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
         """Sample of a key: the transform's values without V, and `latents` (C, h, w) where they are cached."""
@@ -191,7 +202,7 @@ class FaceDataset(_CachedLatents, Dataset):
         return {name: value[0] if value.ndim > 0 else value for name, value in sample.items()}
 
 
-class MultiViewFaceDataset(_CachedLatents, Dataset):
+class MultiViewFaceDataset(_Samples, Dataset):
     """Several images of one identity for step 2: the source view first, then the targets.
 
     The source view is among the views to be made, so that a pipeline can also give back the input's own view.
@@ -227,7 +238,7 @@ class MultiViewFaceDataset(_CachedLatents, Dataset):
             )
 
     def __len__(self) -> int:
-        return len(self.views)
+        return min(len(self.views), self.limit or len(self.views))
 
     def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
         """Sample of a key: the transform's values, V = 1 + targets, and `latents` (V, C, h, w) if they are cached."""

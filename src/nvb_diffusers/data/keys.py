@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 # What is drawn for a sample comes from separate generators, so that one draw more leaves the others as they were.
-TIMESTEPS, NOISE, DROPPED, VIEWS, GIVEN, VARIED, RETURNED = range(7)
+TIMESTEPS, NOISE, DROPPED, VIEWS, GIVEN, VARIED, RETURNED, OFFSETS = range(8)
 
 HELD_OUT_KEY = 1 << 40  # about where the keys of validation samples begin: none of training's, the same in every run
 
@@ -94,6 +94,16 @@ def draw_noise(
     """Gaussian noise (B, *shape) of the samples with these keys (B,)."""
     draws = [sample_generator(key, seed, NOISE).standard_normal(shape, dtype=np.float32) for key in keys.tolist()]
     return torch.from_numpy(np.stack(draws)).to(keys.device, dtype)
+
+
+def draw_offsets(keys: torch.Tensor, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Gaussian offsets (B, ..., C, 1, 1) for noise (B, *shape), whose last axes are C, h and w: one for each channel.
+
+    Noise that is a little brighter or darker as a whole lets a model learn bright and dark images.
+    """
+    shape = (*shape[:-2], 1, 1)
+    draws = [sample_generator(key, seed, OFFSETS).standard_normal(shape, dtype=np.float32) for key in keys.tolist()]
+    return torch.from_numpy(np.stack(draws)).to(keys.device)
 
 
 def draw_choices(keys: torch.Tensor, probability: float, seed: int, stream: int) -> torch.Tensor:

@@ -39,7 +39,9 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def find_checkpoint(output_dir: str | Path, resume_from: str | None) -> Path | None:
-    """The checkpoint to resume from: a folder, or the newest for `latest` (None where the run has none yet).
+    """The checkpoint to resume from: one of the run's by its name, another folder, or the newest for `latest`.
+
+    It is None for `latest` where the run has none yet.
 
     Raises:
         ValueError: there is no such checkpoint; or the run went further than it, so that its own later checkpoints
@@ -49,6 +51,9 @@ def find_checkpoint(output_dir: str | Path, resume_from: str | None) -> Path | N
     if resume_from == "latest":
         return folders[-1] if folders else None
     folder = Path(resume_from) if resume_from is not None else None
+    own = [path for path in folders if path.name == resume_from]
+    if own:  # by bare name, as diffusers' scripts take it
+        folder = own[0]
     if folder is not None and not folder.is_dir():
         raise ValueError(f"no checkpoint at {folder}: give a checkpoint-N folder, or latest")
     step = checkpoint_step(folder) if folder is not None else 0

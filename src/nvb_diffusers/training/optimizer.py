@@ -1,39 +1,55 @@
 """AdamW, in 32 or in 8 bits, and Muon for the matrices inside blocks."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
-def adamw(
-    parameters: Iterable[torch.nn.Parameter], learning_rate: float, weight_decay: float, use_8bit: bool
-) -> torch.optim.Optimizer:
+class OptimizerSettings(NamedTuple):
+    """What the options of a run say of its optimizer; betas and epsilon are AdamW's."""
+
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    use_8bit: bool = False
+
+    def of_adamw(self) -> dict[str, Any]:
+        """The same under the names of AdamW's own arguments."""
+        return {
+            "lr": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "betas": self.betas,
+            "eps": self.epsilon,
+        }
+
+
+def adamw(parameters: Iterable[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
     """AdamW over the parameters.
 
     Raises:
         ValueError: 8 bits are asked for, but bitsandbytes is not installed.
     """
-    if not use_8bit:
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    if not settings.use_8bit:
+        return torch.optim.AdamW(parameters, **settings.of_adamw())
     try:
         import bitsandbytes
     except ImportError:
         raise ValueError("8-bit AdamW needs bitsandbytes: pip install bitsandbytes") from None
-    return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
+    return bitsandbytes.optim.AdamW8bit(parameters, **settings.of_adamw())
 
 
 def use_settings(
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
-    learning_rate: float,
-    weight_decay: float,
+    optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR, settings: OptimizerSettings
 ) -> None:
     """Let an optimizer and its scheduler, which took up the state of a checkpoint, go on with these settings."""
-    scheduler.base_lrs = [learning_rate] * len(optimizer.param_groups)
+    asked, rate = settings.of_adamw(), settings.learning_rate
+    scheduler.base_lrs = [rate] * len(optimizer.param_groups)
     factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
     for group, factor in zip(optimizer.param_groups, factors, strict=True):
-        group.update(initial_lr=learning_rate, lr=learning_rate * factor, weight_decay=weight_decay)
+        known = {name: value for name, value in asked.items() if name in group}  # Muon has no betas
+        group.update({**known, "initial_lr": rate, "lr": rate * factor})
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
@@ -45,25 +61,17 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Args:
         named_parameters: with their names in the model; matrices of a list named `...blocks` are Muon's.
-        learning_rate, weight_decay: of both.
-        use_8bit: whether AdamW keeps its state in 8 bits.
+        settings: learning rate and weight decay of both, the rest of AdamW.
     """
 
-    def __init__(
-        self,
-        named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
-        learning_rate: float,
-        weight_decay: float,
-        use_8bit: bool = False,
-    ) -> None:
+    def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], settings: OptimizerSettings) -> None:
         groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
         for name, parameter in named_parameters:
             groups[parameter.ndim == 2 and "blocks." in name].append(parameter)
-        muon = torch.optim.Muon(
-            groups[True], lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        self.parts = [muon, adamw(groups[False], learning_rate, weight_decay, use_8bit)]
-        super().__init__([group for part in self.parts for group in part.param_groups], defaults={"lr": learning_rate})
+        rate, decay = settings.learning_rate, settings.weight_decay
+        muon = torch.optim.Muon(groups[True], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        self.parts = [muon, adamw(groups[False], settings)]
+        super().__init__([group for part in self.parts for group in part.param_groups], defaults={"lr": rate})
         self._share_groups()
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from typing import Any, ParamSpec, Protocol, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
@@ -54,13 +54,17 @@ from nvb_diffusers.training.checkpoints import (
     write_folder,
 )
 from nvb_diffusers.training.health import Health
-from nvb_diffusers.training.optimizer import MuonAdamW, adamw, use_settings
-from nvb_diffusers.training.start import check_room, check_start
+from nvb_diffusers.training.optimizer import MuonAdamW, OptimizerSettings, adamw, use_settings
+from nvb_diffusers.training.options import SECRETS
+from nvb_diffusers.training.pictures import send_picture
+from nvb_diffusers.training.start import check_room, check_start, repository
 
 Arguments = ParamSpec("Arguments")
 Batch = dict[str, torch.Tensor]
 # Options that say how far to go and whom to tell, not what is trained.
 OF_ONE_CALL = {"resume_from_checkpoint", "max_train_steps", "max_train_seconds", "push_to_hub", "report_to"}
+OF_ONE_CALL |= {"num_train_epochs", "hub_model_id", "tracker_project_name", "logging_dir", "config_file"}
+PICTURE = "validation.png"  # that scripts leave in the run's folder when they validate
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 
 
@@ -92,7 +96,8 @@ class Run:
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self._start = time.monotonic()
         check_start(args)
-        self._name, self.args, self.output_dir = name, args, Path(args.output_dir)
+        self._name = args.tracker_project_name or name
+        self.args, self.output_dir = args, Path(args.output_dir)
         self._resume_from = find_checkpoint(self.output_dir, args.resume_from_checkpoint)
         self.global_step = checkpoint_step(self._resume_from) if self._resume_from else 0
         self.validates, self._forward = False, ExitStack()  # what a batch's losses are computed under
@@ -103,13 +108,15 @@ class Run:
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             mixed_precision=args.mixed_precision,
             log_with=trackers + ([args.report_to] if args.report_to != "none" else []),
-            project_dir=self.output_dir,
+            project_config=ProjectConfiguration(str(self.output_dir), str(self.output_dir / args.logging_dir)),
             # The main process validates and caches latents while the others wait for it.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
         )
         if self.accelerator.is_main_process:
             self._held.enter_context(only_writer(self.output_dir))
         set_seed(args.seed)
+        if args.allow_tf32:
+            torch.backends.cuda.matmul.allow_tf32 = True
         note = slow_bf16_note(self.accelerator.device) if self.accelerator.mixed_precision == "bf16" else None
         if note and self.accelerator.is_main_process:
             print(note, file=sys.stderr)
@@ -138,20 +145,33 @@ class Run:
         """
         args, processes = self.args, self.accelerator.num_processes
         self._data = {"data": data_fingerprint(args.data_dir, dataset.records)}
+        if args.max_train_samples is not None:
+            dataset.keep_first(args.max_train_samples)
+        batch_size, workers = args.train_batch_size, args.dataloader_num_workers
+        whole_batch = batch_size * processes * args.gradient_accumulation_steps
+        if args.num_train_epochs is not None:
+            args.max_train_steps = args.num_train_epochs * math.ceil(len(dataset) / whole_batch)
         named = [pair for model in models for pair in model.named_parameters() if pair[1].requires_grad]
         self.trainable = [parameter for _, parameter in named]
         check_room(self.output_dir, self.trainable, self._checkpoints_to_come())
         self._ema = EMAModel(self.trainable, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-        settings = (args.learning_rate, args.adam_weight_decay, args.use_8bit_adam)
-        optimizer = MuonAdamW(named, *settings) if args.use_muon else adamw(self.trainable, *settings)
+        settings = OptimizerSettings(
+            args.learning_rate * (whole_batch if args.scale_lr else 1),
+            args.adam_weight_decay,
+            (args.adam_beta1, args.adam_beta2),
+            args.adam_epsilon,
+            args.use_8bit_adam,
+        )
+        optimizer = MuonAdamW(named, settings) if args.use_muon else adamw(self.trainable, settings)
         lr_scheduler = get_scheduler(
             args.lr_scheduler,
             optimizer,
             num_warmup_steps=args.lr_warmup_steps * processes,
             num_training_steps=args.max_train_steps * processes,
+            num_cycles=args.lr_num_cycles,
+            power=args.lr_power,
         )
-        batch_size, workers = args.train_batch_size, args.dataloader_num_workers
-        start = self.global_step * batch_size * processes * args.gradient_accumulation_steps
+        start = self.global_step * whole_batch
         sampler = key_sampler(dataset, args.seed, start, batch_size, readers=max(1, workers) * processes)
         dataloader = DataLoader(
             dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True, worker_init_fn=begin_worker
@@ -167,7 +187,7 @@ class Run:
             load_checkpoint(self.accelerator, self._resume_from)
             self._ema.to(self.accelerator.device)
             self._ema.decay = args.ema_decay
-            use_settings(optimizer, lr_scheduler, args.learning_rate, args.adam_weight_decay)
+            use_settings(optimizer, lr_scheduler, settings)
             self._tell_changes()
         self.accelerator.init_trackers(self._name, self._described())
         return prepared
@@ -191,6 +211,7 @@ class Run:
                         self._forward.enter_context(self.accelerator.autocast())
                         yield batch
                 if self.validates:
+                    send_picture(self.accelerator, self.output_dir / PICTURE, self.global_step)
                     self._ema.restore(self.trainable)
                     self.validates = False
                 if self._ends or _is_due(self.global_step, args.checkpointing_steps):
@@ -230,19 +251,19 @@ class Run:
         """Send values of this step to all trackers."""
         self.accelerator.log(values, step=self.global_step)
 
-    def save(self, result: Savable, publish: Callable[[Any, str], object], folder: str = "pipeline") -> None:
+    def save(self, result: Savable, publish: Callable[..., object], folder: str = "pipeline") -> None:
         """Write what the run made, whole or not at all, and share it where `--push_to_hub` says so.
 
         Args:
             result: with the averaged weights, which the models have once the loop is over.
-            publish: called with the result and the repository's id.
+            publish: called with the result, the repository's id and `token`, the Hub's or None.
             folder: in the run's folder.
         """
         if self.accelerator.is_main_process:
             write_folder(self.output_dir / folder, result.save_pretrained)
             if self.args.push_to_hub:
                 try:
-                    publish(result, self.args.push_to_hub)
+                    publish(result, repository(self.args), token=self.args.hub_token)
                 except Exception as error:  # of whichever HTTP library the Hub's client has
                     raise OSError(
                         f"{self.output_dir / folder} is written, but not published: {one_line(error)}"
@@ -256,6 +277,7 @@ class Run:
         if _is_due(self.global_step, args.logging_steps):
             means = _mean_parts(self.accelerator, self._parts)
             self.log({**means, "learning_rate": self._lr_scheduler.get_last_lr()[0]})
+            self._progress.set_postfix(loss=f"{means['loss']:.4g}")
         late, self._stops = _any_process(self.accelerator, self._time_is_up(), self._stop.number is not None)
         self._ends = self.global_step >= args.max_train_steps or late or self._stops
         due = not self._stops and (self._ends or _is_due(self.global_step, args.validation_steps))
@@ -297,7 +319,8 @@ class Run:
 
     def _described(self) -> dict[str, Any]:
         """The options of the run, and what its data set is, to tell whether they are those of before."""
-        return {**_plain_options(self.args), **self._data}
+        options = {name: value for name, value in vars(self.args).items() if name not in SECRETS}
+        return {**_plain_options(options), **self._data}
 
     def _time_is_up(self) -> bool:
         limit = self.args.max_train_seconds
@@ -338,9 +361,9 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _plain_options(args: argparse.Namespace) -> dict[str, Any]:
+def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
     """Options as trackers and JSON take them: no lists."""
-    return {name: " ".join(value) if isinstance(value, list) else value for name, value in vars(args).items()}
+    return {name: " ".join(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def _any_process(accelerator: Accelerator, *conditions: bool) -> list[bool]:

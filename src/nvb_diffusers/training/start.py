@@ -15,7 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from nvb_diffusers.files import check_replaceable, one_line
 
 RESULTS = {"pipeline": "model_index.json", "vae": "config.json", "adapter": "unet_attn2.safetensors"}  # what each holds
-HOW_TO_LOG_IN = "log in with `hf auth login`, or leave out --push_to_hub"
+HOW_TO_LOG_IN = "log in with `hf auth login`, give --hub_token, or leave out --push_to_hub"
 
 
 def check_start(args: argparse.Namespace) -> None:
@@ -28,8 +28,13 @@ def check_start(args: argparse.Namespace) -> None:
     for name, known_by in RESULTS.items():
         check_replaceable(Path(args.output_dir, name), known_by)
     check_tracker(args.report_to)
-    if args.push_to_hub is not None:
-        check_repository(args.push_to_hub)
+    if args.push_to_hub:
+        check_repository(repository(args), args.hub_token)
+
+
+def repository(args: argparse.Namespace) -> str:
+    """Where `--push_to_hub` puts what a run makes."""
+    return args.hub_model_id if args.hub_model_id is not None else Path(os.path.abspath(args.output_dir)).name
 
 
 def check_writable(folder: str | Path) -> None:
@@ -51,21 +56,26 @@ def check_tracker(name: str) -> None:
         raise ValueError(f"--report_to {name}: it {reason}; here there are: {', '.join(['none', *available])}")
 
 
-def check_repository(repo_id: str) -> None:
-    """Raise a ValueError where the Hub would not let a run be published: name, connection, token, namespace."""
+def check_repository(repo_id: str, token: str | None = None) -> None:
+    """Raise a ValueError where the Hub would not let a run be published: name, connection, token, namespace.
+
+    Args:
+        repo_id: of the repository.
+        token: of the Hub; None for the one that is stored here.
+    """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"--push_to_hub {repo_id!r}: {one_line(error)}") from None
+        raise ValueError(f"--hub_model_id {repo_id!r}: {one_line(error)}") from None
     try:
-        user = HfApi().whoami()
+        user = HfApi(token=token).whoami()
     except LocalTokenNotFoundError:
-        raise ValueError(f"--push_to_hub {repo_id}: no token of the Hub is stored here: {HOW_TO_LOG_IN}") from None
+        raise ValueError(f"--hub_model_id {repo_id}: no token of the Hub is stored here: {HOW_TO_LOG_IN}") from None
     except Exception as error:  # of an HTTP library that is another one in each version of the Hub's client
-        raise ValueError(f"--push_to_hub {repo_id}: the Hub does not answer to the token: {one_line(error)}") from None
+        raise ValueError(f"--hub_model_id {repo_id}: the Hub does not answer to the token: {one_line(error)}") from None
     namespaces = [user["name"], *(organization["name"] for organization in user.get("orgs", ()))]
     if "/" in repo_id and repo_id.split("/")[0] not in namespaces:
-        raise ValueError(f"--push_to_hub {repo_id}: the token may write to {', '.join(namespaces)}: {HOW_TO_LOG_IN}")
+        raise ValueError(f"--hub_model_id {repo_id}: the token may write to {', '.join(namespaces)}: {HOW_TO_LOG_IN}")
 
 
 def check_room(folder: str | Path, trained: Iterable[torch.nn.Parameter], count: int) -> None:

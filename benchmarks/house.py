@@ -37,8 +37,8 @@ LAYERS: tuple[set[str], ...] = (
     {"models", "training", "pipeline_inputs", "pipeline_output"},
     {"pipeline_nvb_face"},
     {"__init__"},  # the public names; what stands above may import them from the package
-    {"hub", "loading", "uncertainty", "heads"},
-    {"app", "evaluation"},
+    {"hub", "loading", "person", "uncertainty", "heads"},
+    {"app", "batch", "evaluation"},
     {"cli"},
 )
 NEVER = {

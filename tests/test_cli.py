@@ -87,7 +87,7 @@ def test_a_line_of_pixels_stops_nobody(run, face, tmp_path):
     Image.new("RGB", (40000, 10)).save(tmp_path / "photos/line.png")
     shutil.copy(ROOT / "examples/inputs/astronaut_small.jpg", tmp_path / "photos")
     status, _, errors = run("views", tmp_path / "photos", "--num", "1", "--out", tmp_path / "o")
-    assert status == 2
+    assert status == 1
     assert any("line.png: " in line and "no face" in line for line in errors)
     assert (tmp_path / "o/astronaut_small/view_00.png").is_file()
 
@@ -140,19 +140,50 @@ def test_a_real_photo_is_cropped(run, tmp_path):
 
 
 def test_folder_does_every_photo_it_can(run, face, tmp_path):
-    """Assert that one bad file among photos costs one line and exit 2, and the others are done, each in its folder."""
+    """Assert that one bad file among photos costs one line and exit 1, and the others are done, each in its folder."""
     folder = tmp_path / "photos"
     folder.mkdir()
     shutil.copy(face, folder / "a.png")
     shutil.copy(face, folder / "b.png")
     (folder / "bad.jpg").write_text("no picture")
     status, _, errors = run("views", folder, "--aligned", "--num", 1, "--out", tmp_path / "o")
-    assert status == 2
+    assert status == 1
     assert [line for line in errors if line.startswith("nvb-face:")] == errors[-2:]
     assert "bad.jpg" in errors[-2]
     assert "1 of 3" in errors[-1]
+    (failure,) = map(json.loads, (tmp_path / "o/failed.jsonl").read_text().splitlines())
+    assert failure["photo"] == "bad.jpg"
+    assert "cannot read" in failure["reason"]
     files = ["cameras.json", "contact_sheet.png", "view_00.png"]
-    assert everything_below(tmp_path / "o") == ["a", *(f"a/{f}" for f in files), "b", *(f"b/{f}" for f in files)]
+    made = ["a", *(f"a/{f}" for f in files), "b", *(f"b/{f}" for f in files)]
+    assert everything_below(tmp_path / "o") == [*made, "failed.jsonl"]
+    (folder / "bad.jpg").unlink()
+    assert run("views", folder, "--aligned", "--num", 1, "--out", tmp_path / "o")[0] == 0
+    assert everything_below(tmp_path / "o") == made
+
+
+def test_what_a_folder_has_is_not_made_again(run, face, tmp_path):
+    """Assert that only what is missing, of another photo, of other options or of other weights is made again."""
+    (tmp_path / "photos").mkdir()
+    for name in "ab":
+        shutil.copy(face, tmp_path / f"photos/{name}.png")
+
+    def made(*words):
+        status, out, _ = run("views", tmp_path / "photos", "--aligned", "--num", 1, "--out", tmp_path / "o", *words)
+        assert status == 0
+        return [line.split(":")[0][-1] for line in out.splitlines() if "made before" not in line]
+
+    assert made() == ["a", "b"]
+    before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*.*")}
+    assert made() == []
+    (tmp_path / "o/b/view_00.png").unlink()
+    assert made() == ["b"]
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photos/a.png")
+    assert made() == ["a"]
+    assert made("--seed", 1) == ["a", "b"]
+    shutil.copy(face, tmp_path / "photos/a.png")
+    assert made() == ["a", "b"]
+    assert {path: path.read_bytes() for path in (tmp_path / "o").rglob("*.*")} == before
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])

@@ -57,7 +57,7 @@ def test_offloaded_views_are_the_same(way):
     torch.testing.assert_close(make_views(pipe), expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32:UserWarning")  # of the compiler
 def test_compiled_views_are_the_same():
     """Assert that a compiled UNet changes no view, without a break in its graph."""
     pipe = tiny_pipeline().to("cuda")

@@ -1,6 +1,5 @@
 """The examples as a user runs them, on a tiny pipeline: their files hold what the pipeline's own call makes."""
 
-import os
 import runpy
 import sys
 
@@ -12,9 +11,10 @@ from PIL import Image, ImageSequence
 
 from nvb_diffusers import NVBFacePipeline, provenance, read_face
 from nvb_diffusers.camera import orbit_cameras
+from nvb_diffusers.person import join_photos
 from nvb_diffusers.provenance import mark_image, says_synthetic
 
-PHOTO = ROOT / "examples/inputs/astronaut.jpg"
+PHOTO, SMALL = (ROOT / f"examples/inputs/{name}.jpg" for name in ("astronaut", "astronaut_small"))
 
 
 @pytest.fixture
@@ -27,11 +27,11 @@ def run(tmp_path, monkeypatch):
         torch.manual_seed(5)
         return loaded
 
-    def run_example(name, photo, appearance=False):
+    def run_example(name, photo, appearance=False, words=None):
         pipe = tiny_pipeline(appearance=appearance)
         pipe.register_to_config(default_num_inference_steps=2)
         pipe.save_pretrained("pipeline")
-        monkeypatch.setattr(sys, "argv", [name, str(photo), "pipeline"])
+        monkeypatch.setattr(sys, "argv", words or [name, str(photo), "pipeline"])
         monkeypatch.setattr(NVBFacePipeline, "from_pretrained", load)
         runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
         return load("pipeline")
@@ -99,12 +99,12 @@ def test_what_is_invented(run, appearance, monkeypatch):
         assert min(part.max() - part.min() for part in (seen, mirrored, invented)) > 0.02
 
 
-def test_batch_on_many_gpus(run):
-    """Assert that a folder of crops gives seven views of each, named after it."""
-    os.mkdir("photos")
-    for name, box in (("a", (100, 20, 360, 280)), ("b", (0, 0, 512, 512))):
-        Image.open(PHOTO).convert("RGB").crop(box).resize((SIDE, SIDE)).save(f"photos/{name}.png")
-    pipe = run("batch_on_many_gpus.py", "photos")
-    views = pipe(["photos/a.png", "photos/b.png"], cameras=orbit_cameras(7, (-45, 45))).images
-    for name, of_photo in zip("ab", views, strict=True):
-        assert_written([f"{name}_{number:02d}.png" for number in range(7)], of_photo)
+def test_several_photos(run, monkeypatch, capsys):
+    """Assert seven views of one person from two photos, which are those of the call, and what is said of them."""
+    words = ["several_photos.py", str(PHOTO), str(SMALL), "--pipeline", "pipeline"]
+    pipe = run("several_photos.py", PHOTO, appearance=True, words=words)
+    cameras = orbit_cameras(7, (-45, 45))
+    conditioning = pipe.encode([read_face(photo, pipe) for photo in (PHOTO, SMALL)], cameras)
+    out = pipe(conditioning=join_photos(conditioning, cameras))
+    assert_written([f"view_{number:02d}.png" for number in range(7)], out.images)
+    assert f"invented: {out.evidence[:, 2].mean():.0%} of all pixels" in capsys.readouterr().out

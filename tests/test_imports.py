@@ -10,7 +10,7 @@ from conftest import load_script
 house = load_script("house", "benchmarks")
 GRAPH = house.import_graph()
 MODULES = sorted(path.relative_to(house.PACKAGE).as_posix() for path in house.PACKAGE.rglob("*.py"))
-WITH_EXTRAS = ("data/datasets.py", "data/shards.py", "training/", "evaluation/")
+WITH_EXTRAS = ("batch/sources.py", "data/datasets.py", "data/shards.py", "training/", "evaluation/")
 HEAVY = {"accelerate", "datasets", "torchmetrics"}
 REMOTE_CODE = {  # these files also run where our package is not installed: the siblings each may import
     "camera.py": set(),

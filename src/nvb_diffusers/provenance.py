@@ -8,6 +8,7 @@ the middle 80 % of the picture. The invisible one is a pattern in the brightness
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -89,16 +90,23 @@ def mark_image(image: Image.Image, mark: Mark | None = "visible+invisible") -> I
 
 def save_marked(image: Image.Image, path: str | Path, mark: Mark | None = "visible+invisible") -> None:
     """Save a picture with its marks and, in PNG, JPEG and WebP, with metadata that name its digital source type."""
-    path, marked = Path(path), mark_image(image, mark)
-    if mark is None:
-        marked.save(path)
-    elif path.suffix.lower() == ".png":
-        info = PngInfo()
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        path.write_bytes(marked_png(image, mark))
+    elif mark is None:
+        image.save(path)
+    else:
+        mark_image(image, mark).save(path, xmp=XMP.encode(), quality=95)
+
+
+def marked_png(image: Image.Image, mark: Mark | None = "visible+invisible") -> bytes:
+    """A picture with its marks as a PNG file with the same metadata."""
+    info, file = PngInfo(), BytesIO()
+    if mark is not None:
         info.add_text("Description", DESCRIPTION)
         info.add_itxt(XMP_KEY, XMP)
-        marked.save(path, pnginfo=info)
-    else:
-        marked.save(path, xmp=XMP.encode(), quality=95)
+    mark_image(image, mark).save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
 
 
 def save_marked_video(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nvb_diffusers.cli.options import Commands, add_command
-from nvb_diffusers.cli.photos import check_folder, for_each, name_outputs
+from nvb_diffusers.cli.photos import check_folder, for_each, name_outputs, tell_failures
 from nvb_diffusers.data.degradation import PRESETS, apply, draw_degradation
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS
@@ -27,7 +27,7 @@ def add_commands(commands: Commands) -> None:
     degrade.add_argument("--out", type=a_path, help="folder to write to (default: where the photo is)")
 
 
-def run_degrade(args: argparse.Namespace) -> None:
+def run_degrade(args: argparse.Namespace) -> int:
     """`nvb-face degrade`."""
     if args.out is not None:
         check_folder(args.out)
@@ -46,7 +46,7 @@ def run_degrade(args: argparse.Namespace) -> None:
             (stage / files[index].name).with_suffix(".json").write_text(params.to_json() + "\n", encoding="utf-8")
         print(files[index])
 
-    for_each(photos, make)
+    return tell_failures(for_each(photos, make), len(photos), folder)
 
 
 def _is_result(file: Path) -> bool:

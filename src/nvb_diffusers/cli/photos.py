@@ -3,15 +3,19 @@
 No photo is ever written over, and no two photos of a folder share a result.
 """
 
+import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from imageio_ffmpeg import count_frames_and_secs
 
-from nvb_diffusers.files import one_line
+from nvb_diffusers.files import one_line, write_whole
+
+FAILED = "failed.jsonl"  # which photos of a folder could not be done, in the folder of what was made of the others
 
 
 def name_outputs(photos: Sequence[Path], path_of: Callable[[str], Path]) -> list[Path]:
@@ -26,19 +30,37 @@ def name_outputs(photos: Sequence[Path], path_of: Callable[[str], Path]) -> list
     return [path_of(name) for name in names]
 
 
-def for_each(photos: Sequence[Path], make: Callable[[int], None]) -> None:
-    """Do all photos; where some of a folder cannot be done, the others are, and the last line says how many."""
-    failed = 0
+class Failure(NamedTuple):
+    """A photo that could not be done, and why."""
+
+    photo: Path
+    reason: str
+
+
+def for_each(photos: Sequence[Path], make: Callable[[int], None]) -> list[Failure]:
+    """Do all photos; where some of several cannot be done, the others are, and each that fails costs one line."""
+    failed = []
     for index, photo in enumerate(photos):
         try:
             make(index)
         except (ValueError, OSError) as error:
             if len(photos) == 1:
                 raise
-            failed += 1
+            failed.append(Failure(photo, one_line(error)))
             complain(error, photo)
-    if failed:
-        raise ValueError(f"{failed} of {len(photos)} photos could not be done")
+    return failed
+
+
+def tell_failures(failed: Sequence[Failure], count: int, folder: Path) -> int:
+    """List in a folder which of so many photos failed, where any did; the exit status is then 1, else 0."""
+    path = folder / FAILED
+    if not failed:
+        path.unlink(missing_ok=True)  # of an earlier call
+        return 0
+    lines = [json.dumps({"photo": failure.photo.name, "reason": failure.reason}) + "\n" for failure in failed]
+    write_whole(path, "".join(lines))
+    complain(ValueError(f"{len(failed)} of {count} photos could not be done: {path}"))
+    return 1
 
 
 def check_folder(folder: Path, photos: Path | None = None) -> None:

@@ -36,7 +36,8 @@ def run_verify(args: argparse.Namespace) -> int:
         values = f"visible {found.visible:.2f}, invisible {found.invisible:.1f}"
         print(f"{file}: {', '.join(found.names) or 'no mark'} ({values})")
 
-    for_each(args.files, look)
+    if failed := for_each(args.files, look):
+        raise ValueError(f"{len(failed)} of {len(args.files)} files could not be read")
     return int(unmarked > 0)
 
 

@@ -3,17 +3,18 @@
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image, ImageColor
 
-from nvb_diffusers import NVBFacePipeline
+from nvb_diffusers import NVBFacePipeline, __version__
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
 from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, add_mark, read_mark
-from nvb_diffusers.cli.photos import check_folder, count_frames, for_each, keep_photos, name_outputs
+from nvb_diffusers.cli.photos import check_folder, count_frames, for_each, keep_photos, name_outputs, tell_failures
 from nvb_diffusers.data.contact_sheet import contact_sheet
+from nvb_diffusers.data.fingerprint import file_hash, fingerprint
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 from nvb_diffusers.files import check_name, filled_folder, read_json, replaced_file
@@ -132,7 +133,7 @@ def _yaw_range(text: str) -> tuple[float, float]:
     return start, end
 
 
-def run_views(args: argparse.Namespace) -> None:
+def run_views(args: argparse.Namespace) -> int:
     """`nvb-face views`."""
     check_folder(args.out, args.photo)
     photos = list_photos(args.photo)
@@ -141,13 +142,19 @@ def run_views(args: argparse.Namespace) -> None:
     names = [f"view_{index:02d}.png" for index in range(len(cameras))]
     keep_photos(photos, (folder / name for folder in folders for name in [*names, "contact_sheet.png"]))
     pipe = _load(args, needs_views=True)
+    options = _options_of_views(args)
 
     def make(index: int) -> None:
+        made_of = {**options, "sha256": file_hash(photos[index]) if photos[index].is_file() else None}
+        if args.photo.is_dir() and _is_made(folders[index], made_of):
+            print(f"{folders[index]}: made before")
+            return
         source = _read_source(args, pipe, photos[index])
         output = pipe(source.image, cameras=cameras, background=args.background, **_call_options(args))
         record = {
             "photo": photos[index].name,
             "seed": args.seed,
+            "made_of": made_of,
             "crop_affine": None if source.affine is None else source.affine.tolist(),
             "source": _camera_record(output.source_cameras[0]),
             "views": [{"file": name, **_camera_record(camera)} for name, camera in zip(names, cameras, strict=True)],
@@ -161,7 +168,7 @@ def run_views(args: argparse.Namespace) -> None:
             (stage / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{folders[index]}: {len(names)} views, contact_sheet.png, {RECORD}")
 
-    for_each(photos, make)
+    return tell_failures(for_each(photos, make), len(photos), args.out)
 
 
 def run_orbit(args: argparse.Namespace) -> None:
@@ -186,7 +193,7 @@ def run_orbit(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(cameras)} views, there and back")
 
 
-def run_restore(args: argparse.Namespace) -> None:
+def run_restore(args: argparse.Namespace) -> int:
     """`nvb-face restore`."""
     check_folder(args.out, args.photo if args.photo.is_dir() else args.photo.parent)
     photos = list_photos(args.photo)
@@ -201,7 +208,7 @@ def run_restore(args: argparse.Namespace) -> None:
             save_marked(output.images[0], part, read_mark(args))
         print(files[index])
 
-    for_each(photos, make)
+    return tell_failures(for_each(photos, make), len(photos), args.out)
 
 
 def _recorded_views(folder: Path) -> list[str]:
@@ -210,6 +217,23 @@ def _recorded_views(folder: Path) -> list[str]:
         return [check_name(view["file"]) for view in read_json(folder / RECORD)["views"]]
     except (ValueError, KeyError, TypeError):
         return []
+
+
+def _options_of_views(args: argparse.Namespace) -> dict[str, Any]:
+    """What beside the photo decides its views, as JSON: the options, and the weights where they are in a folder."""
+    of_the_call = {"command", "run", "photo", "out"}
+    options = {name: str(value) for name, value in vars(args).items() if name not in of_the_call}
+    files = sorted(path for path in Path(args.checkpoint).rglob("*") if path.is_file())
+    return {**options, "version": __version__, "weights": fingerprint(files)}
+
+
+def _is_made(folder: Path, made_of: dict[str, Any]) -> bool:
+    """Whether an earlier call made views of just this, which are all still there."""
+    try:
+        same = read_json(folder / RECORD)["made_of"] == made_of
+    except (ValueError, KeyError, TypeError):
+        return False
+    return same and all((folder / name).is_file() for name in [*_recorded_views(folder), "contact_sheet.png"])
 
 
 def _load(args: argparse.Namespace, needs_views: bool = False) -> NVBFacePipeline:

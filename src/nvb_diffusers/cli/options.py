@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from nvb_diffusers import DEFAULT_CHECKPOINT
-from nvb_diffusers.option_types import filled_text
+from nvb_diffusers.credentials import Sign, open_certificate
+from nvb_diffusers.option_types import a_path, filled_text
 from nvb_diffusers.provenance import MARKS, Mark
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -38,6 +39,27 @@ def add_mark(command: argparse.ArgumentParser) -> None:
         default=MARKS[0],
         help="what says in a picture that it is synthetic (default %(default)s)",
     )
+
+
+def add_certificate(command: argparse.ArgumentParser) -> None:
+    """`--certificate` and `--key`."""
+    command.add_argument(
+        "--certificate", type=a_path, help="PEM with your certificate and its issuers': signs what is written (C2PA)"
+    )
+    command.add_argument("--key", type=a_path, help="PEM with the private key of --certificate")
+
+
+def read_certificate(args: argparse.Namespace) -> Sign:
+    """What signs a file in its place; without a certificate it stays as it is.
+
+    Raises:
+        ValueError: one of the two is missing, or they cannot sign.
+    """
+    if args.certificate is None and args.key is None:
+        return lambda path: None
+    if args.certificate is None or args.key is None:
+        raise ValueError("signing needs both --certificate and --key")
+    return open_certificate(args.certificate, args.key)
 
 
 def read_mark(args: argparse.Namespace) -> Mark | None:

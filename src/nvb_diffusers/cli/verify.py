@@ -9,6 +9,7 @@ from PIL import Image
 
 from nvb_diffusers.cli.options import Commands, add_command
 from nvb_diffusers.cli.photos import count_frames, for_each
+from nvb_diffusers.credentials import read_signature
 from nvb_diffusers.data.images import load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS
 from nvb_diffusers.option_types import a_path
@@ -19,7 +20,7 @@ VIDEOS = (".mp4", ".mov", ".webm", ".mkv")
 
 def add_commands(commands: Commands) -> None:
     """Add `verify`."""
-    purpose = "Which marks pictures and videos carry; the exit status is 1 where one carries none."
+    purpose = "Which marks pictures and videos carry; exit status 1 where one has none or was changed since signed."
     verify = add_command(commands, "verify", run_verify, purpose)
     verify.add_argument("files", type=a_path, nargs="+", help="pictures, .gif or .mp4, of which the first frame counts")
 
@@ -32,9 +33,12 @@ def run_verify(args: argparse.Namespace) -> int:
         nonlocal unmarked
         file = args.files[index]
         found = find_marks(_first_picture(file))._replace(metadata=says_synthetic(file))
-        unmarked += not found.names
+        signature = read_signature(file)
+        changed = signature is not None and not signature.is_intact
+        unmarked += changed or not found.names
         values = f"visible {found.visible:.2f}, invisible {found.invisible:.1f}"
-        print(f"{file}: {', '.join(found.names) or 'no mark'} ({values})")
+        signed = "" if signature is None else f"; {'CHANGED since it was ' * changed}signed by {signature.signer}"
+        print(f"{file}: {', '.join(found.names) or 'no mark'} ({values}){signed}")
 
     if failed := for_each(args.files, look):
         raise ValueError(f"{len(failed)} of {len(args.files)} files could not be read")

@@ -11,7 +11,15 @@ from PIL import Image, ImageColor
 
 from nvb_diffusers import NVBFacePipeline, __version__
 from nvb_diffusers.camera import angles_from_camera, orbit_cameras
-from nvb_diffusers.cli.options import Commands, add_checkpoint, add_command, add_mark, read_mark
+from nvb_diffusers.cli.options import (
+    Commands,
+    add_certificate,
+    add_checkpoint,
+    add_command,
+    add_mark,
+    read_certificate,
+    read_mark,
+)
 from nvb_diffusers.cli.photos import check_folder, count_frames, for_each, keep_photos, name_outputs, tell_failures
 from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.fingerprint import file_hash, fingerprint
@@ -95,6 +103,7 @@ def _add_orbit(command: argparse.ArgumentParser, num_views: int) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     add_mark(command)
+    add_certificate(command)
     add_checkpoint(command)
     command.add_argument(
         "--steps",
@@ -141,7 +150,7 @@ def run_views(args: argparse.Namespace) -> int:
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     names = [f"view_{index:02d}.png" for index in range(len(cameras))]
     keep_photos(photos, (folder / name for folder in folders for name in [*names, "contact_sheet.png"]))
-    pipe = _load(args, needs_views=True)
+    sign, pipe = read_certificate(args), _load(args, needs_views=True)
     options = _options_of_views(args)
 
     def make(index: int) -> None:
@@ -164,7 +173,9 @@ def run_views(args: argparse.Namespace) -> int:
         with filled_folder(folders[index], RECORD, _recorded_views(folders[index])) as stage:
             for name, image in zip(names, output.images, strict=True):
                 save_marked(image, stage / name, read_mark(args))
+                sign(stage / name)
             save_marked(contact_sheet(images, labels), stage / "contact_sheet.png", read_mark(args))
+            sign(stage / "contact_sheet.png")
             (stage / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{folders[index]}: {len(names)} views, contact_sheet.png, {RECORD}")
 
@@ -181,7 +192,7 @@ def run_orbit(args: argparse.Namespace) -> None:
     photo = list_photos(args.photo)[0]
     keep_photos([photo], [args.out])
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
-    pipe = _load(args, needs_views=True)
+    sign, pipe = read_certificate(args), _load(args, needs_views=True)
     output = pipe(
         _read_source(args, pipe, photo).image, cameras=cameras, background=args.background, **_call_options(args)
     )
@@ -190,6 +201,7 @@ def run_orbit(args: argparse.Namespace) -> None:
         save_marked_video(frames, part, args.fps, read_mark(args))
         if suffix == ".mp4" and count_frames(part) != len(frames):  # ffmpeg does not say when a disk is full
             raise OSError(f"cannot write '{args.out}': the video broke off, is there room on the disk?")
+        sign(part)
     print(f"{args.out}: {len(cameras)} views, there and back")
 
 
@@ -199,13 +211,14 @@ def run_restore(args: argparse.Namespace) -> int:
     photos = list_photos(args.photo)
     files = name_outputs(photos, lambda name: args.out / f"{name}.png")
     keep_photos(photos, files)
-    pipe = _load(args)
+    sign, pipe = read_certificate(args), _load(args)
 
     def make(index: int) -> None:
         source = _read_source(args, pipe, photos[index])
         output = pipe.restore(source.image, fidelity=args.fidelity, **_call_options(args))
         with replaced_file(files[index]) as part:
             save_marked(output.images[0], part, read_mark(args))
+            sign(part)
         print(files[index])
 
     return tell_failures(for_each(photos, make), len(photos), args.out)

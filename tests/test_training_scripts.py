@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -22,6 +23,7 @@ from conftest import (
     tiny_vae,
     tiny_view_transformer,
 )
+from PIL import Image
 from safetensors.torch import load_file
 from small_data import write_small_set
 
@@ -430,6 +432,34 @@ def test_publishing(place, tmp_path, monkeypatch):
         assert name == "me/face"
         assert isinstance(pipeline, NVBFacePipeline)
         assert (pipeline.view_transformer is not None) == (script == "novel_view")
+
+
+@pytest.mark.parametrize("script", STEPS)
+def test_own_images_are_shown_at_validations(script, place, tmp_path):
+    """Assert a picture of two photos of one's own, which are in it as given, and of what the model makes of them."""
+    rng, paths = np.random.default_rng(5), [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    extra = ["--max_train_steps", 1, "--validation_images", *paths]
+    assert run(script, place, tmp_path / "run", *extra) == 0
+    sheet = np.asarray(Image.open(tmp_path / "run/validation_own.png"))
+    columns, rows = (2, 2) if script == "restoration" else (4, 2)
+    assert sheet.shape == (64 * rows, 64 * columns, 3)
+    corner = {"restoration": (0, 64), "novel_view": (64, 0)}[script]  # of the second photo
+    for path, (top, left) in zip(paths, ((0, 0), corner), strict=True):
+        assert np.array_equal(sheet[top : top + 64, left : left + 64], np.asarray(Image.open(path)))
+    assert sheet.std() > 1
+
+
+@pytest.mark.parametrize("script", STEPS)
+def test_own_images_are_checked_at_the_start(script, place, tmp_path, capsys):
+    """Assert one line for a photo that is not there and for one that is no square, before a step is made."""
+    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    for name, expected in (("none.png", "none.png"), ("wide.png", "it is 64x32 px, but a crop is square")):
+        extra = ["--max_train_steps", 1, "--validation_images", tmp_path / name]
+        assert run(script, place, tmp_path / "run", *extra) == 2
+        assert expected in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "run").exists()
 
 
 # Stop and go on

@@ -35,6 +35,8 @@ from nvb_diffusers.training.run import Run, one_line_errors
 GIVEN_CAMERAS = {"predicted": 0.0, "mixed": 0.5, "ground_truth": 1.0, "constant": 1.0}
 CENTERING_SAMPLES = 64
 
+OWN_CAMERAS = [(-30, 0), (0, 0), (30, 0)]  # yaw and pitch of views of the user's own images
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,9 +173,16 @@ def center(pipeline: NVBFacePipeline, batch: dict[str, torch.Tensor], args: argp
 
 @torch.no_grad()
 def validate(
-    pipeline: NVBFacePipeline, held_out: dict[str, torch.Tensor], folder: Path, args: argparse.Namespace
+    pipeline: NVBFacePipeline,
+    held_out: dict[str, torch.Tensor],
+    own: torch.Tensor | None,
+    folder: Path,
+    args: argparse.Namespace,
 ) -> dict[str, float]:
-    """Losses, camera error and PSNR over held-out samples, and a grid: input and views above, the true views below."""
+    """Losses, camera error and PSNR over held-out samples, and a grid: input and views above, the true views below.
+
+    Of the user's own images (N, 3, S, S) there is another one, of views from both sides.
+    """
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, V, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     networks = (NovelViewModel(pipeline.view_transformer), pipeline.unet, pipeline.image_encoder)
@@ -199,6 +208,17 @@ def validate(
         torch.cat([degraded[i, :1], v]) for i in range(min(4, len(generated))) for v in (generated[i], pixel_values[i])
     ]
     to_grid(*rows).save(folder / "validation.png")
+    if own is not None:
+        turned = pipeline(
+            list(own / 2 + 0.5),
+            cameras=OWN_CAMERAS,
+            num_inference_steps=args.num_inference_steps,
+            latents=noise[:1].expand(len(own), -1, -1, -1, -1),
+            output_type="pt",
+        ).images  # (N, V, 3, S, S)
+        to_grid(*(torch.cat([photo[None], v.to(own) * 2 - 1]) for photo, v in zip(own, turned, strict=True))).save(
+            folder / "validation_own.png"
+        )
     return {
         **values,
         "validation_psnr": psnr(generated.flatten(0, 1), pixel_values.flatten(0, 1)).mean().item(),
@@ -232,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for split in ("train", "validation")
         )
         check_options(args, dataset.num_views)
+        own = options.read_validation_images(args)
 
         # 2. Models
         pipeline = NVBFacePipeline.from_pretrained(args.pretrained_model_name_or_path, **options.loading_options(args))
@@ -275,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 batch = with_latents(batch, pipeline.vae)
             run.step(*compute_loss(model, painter, image_encoder, scheduler, batch, args))
             if run.validates:
-                run.log(validate(pipeline, held_out, run.output_dir, args))
+                run.log(validate(pipeline, held_out, own, run.output_dir, args))
         run.save(pipeline, publish)
 
 

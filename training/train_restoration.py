@@ -98,10 +98,11 @@ def validate(
     pipeline: NVBFacePipeline,
     latent_head: torch.nn.Module,
     held_out: dict[str, torch.Tensor],
+    own: torch.Tensor | None,
     folder: Path,
     args: argparse.Namespace,
 ) -> dict[str, float]:
-    """Loss and PSNR over held-out images, and a grid of the first 8: degraded, restored, clean."""
+    """Loss and PSNR over held-out images, and a grid of the first 8: degraded, restored, clean; and the user's own."""
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     losses = [
@@ -123,6 +124,10 @@ def validate(
     )  # (N, 3, S, S) in [0, 1]
     restored = restored.to(pixel_values) * 2 - 1
     to_grid(degraded[:8], restored[:8], pixel_values[:8]).save(folder / "validation.png")
+    if own is not None:
+        start = noise[:1].expand(len(own), -1, -1, -1, -1)
+        shown = pipeline.restore(list(own / 2 + 0.5), None, args.num_inference_steps, latents=start, output_type="pt")
+        to_grid(own, shown.images[:, 0].to(own) * 2 - 1).save(folder / "validation_own.png")
     return {
         **{f"validation_{name}": sum(loss[name].item() for loss in losses) / len(losses) for name in losses[0]},
         "validation_psnr": psnr(restored, pixel_values).mean().item(),
@@ -140,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for split in ("train", "validation")
         )
         options.check_latents_cache(args)
+        own = options.read_validation_images(args)
 
         # 2. Models
         base, loading = args.pretrained_model_name_or_path, options.loading_options(args)
@@ -173,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for batch in run:
             run.step(*compute_loss(models, scheduler, with_latents(batch, vae), args))
             if run.validates:
-                run.log(validate(pipeline, latent_head, held_out, run.output_dir, args))
+                run.log(validate(pipeline, latent_head, held_out, own, run.output_dir, args))
 
         # 6. What is saved: a pipeline whose UNet is plain, and the adapter alone
         if args.unet_training == "lora":

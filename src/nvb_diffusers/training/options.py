@@ -8,8 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from nvb_diffusers.data.datasets import SampleTransform
 from nvb_diffusers.data.degradation import PRESETS
+from nvb_diffusers.data.images import load_photo, resized, to_pixel_values
 from nvb_diffusers.files import read_json
 from nvb_diffusers.option_types import LARGEST_SEED, OneLineParser, filled_text, number, whole_number
 
@@ -143,12 +146,28 @@ def add_diffusion_arguments(parser: argparse.ArgumentParser) -> None:
     add("--latents_cache", help="a .npy file: encode all target latents once")
     add("--gradient_checkpointing", action="store_true")
     add("--num_inference_steps", type=whole_number(1, 1000), default=20, help="of validation images")
+    add("--validation_images", type=filled_text, nargs="+", help="aligned crops of your own, which are shown, too")
 
 
 def check_latents_cache(args: argparse.Namespace) -> None:
     """Raise a ValueError where a cache of latents does not go with other options."""
     if args.latents_cache and (args.crop_jitter or args.streaming):
         raise ValueError("--latents_cache holds all whole images: not with --crop_jitter, nor with --streaming")
+
+
+def read_validation_images(args: argparse.Namespace) -> torch.Tensor | None:
+    """The user's own images (N, 3, S, S) in [-1, 1], at the run's resolution; None where none were given.
+
+    Raises:
+        ValueError: one cannot be read, or is not square.
+    """
+    if not args.validation_images:
+        return None
+    images = [load_photo(path) for path in args.validation_images]
+    for path, image in zip(args.validation_images, images, strict=True):
+        if image.width != image.height:
+            raise ValueError(f"--validation_images {path}: it is {image.width}x{image.height} px, but a crop is square")
+    return to_pixel_values([resized(image, args.resolution) for image in images])
 
 
 def add_degradation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from PIL import Image
 
 
 def send_picture(accelerator: Accelerator, path: Path, step: int) -> None:
-    """Give a picture, where there is one, to all trackers of the run that take pictures, under its file's name."""
+    """Give a picture to all trackers of the run that take pictures, under its file's name."""
     takers = [tracker for tracker in accelerator.trackers if hasattr(tracker, "log_images")]
-    if not takers or not path.is_file():
+    if not takers:
         return
     with Image.open(path) as image:
         pictures = np.asarray(image.convert("RGB"))[None]  # (1, H, W, 3)

@@ -64,7 +64,7 @@ Batch = dict[str, torch.Tensor]
 # Options that say how far to go and whom to tell, not what is trained.
 OF_ONE_CALL = {"resume_from_checkpoint", "max_train_steps", "max_train_seconds", "push_to_hub", "report_to"}
 OF_ONE_CALL |= {"num_train_epochs", "hub_model_id", "tracker_project_name", "logging_dir", "config_file"}
-PICTURE = "validation.png"  # that scripts leave in the run's folder when they validate
+PICTURES = "validation*.png"  # that scripts leave in the run's folder when they validate
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 
 
@@ -211,7 +211,8 @@ class Run:
                         self._forward.enter_context(self.accelerator.autocast())
                         yield batch
                 if self.validates:
-                    send_picture(self.accelerator, self.output_dir / PICTURE, self.global_step)
+                    for picture in sorted(self.output_dir.glob(PICTURES)):
+                        send_picture(self.accelerator, picture, self.global_step)
                     self._ema.restore(self.trainable)
                     self.validates = False
                 if self._ends or _is_due(self.global_step, args.checkpointing_steps):

@@ -151,7 +151,7 @@ def test_what_is_done_is_not_done_again(place, tmp_path):
     assert contents(tmp_path) == before
     changed = [path.name for path in tmp_path.glob("*.tar") if path.stat().st_mtime_ns != times[path.name]]
     assert changed == ["views-00001.tar"]
-    with pytest.raises(ValueError, match=r"was begun with num_views 2, now it is 3: choose another folder"):
+    with pytest.raises(ValueError, match=r"was prepared with num_views = 2, now num_views = 3: choose another"):
         make_views(pipe, photos, tmp_path, BatchSettings(**{**vars(SETTINGS), "num_views": 3}), {})
 
 
@@ -210,8 +210,8 @@ BAD_COMMANDS = {
     "two kinds": (["mixed", "--out", "o"], "holds .parquet and .tar files: give a folder of one kind"),
     "no column": (["parquet", "--out", "o", "--column", "image"], "'image' is no column of images; there are: face"),
     "a broken archive": (["broken", "--out", "o"], "cannot open the data set 'parquet'"),
-    "out is a file": (["photos", "--out", "photos/p00.png"], "holds other things"),
-    "out holds photos": (["photos", "--out", "photos"], "holds other things"),
+    "out is a file": (["photos", "--out", "photos/p00.png"], "is not a data set being prepared"),
+    "out holds photos": (["photos", "--out", "photos"], "is not a data set being prepared"),
     "no model": (["photos", "--out", "o", "--checkpoint", "none"], "neither a folder nor a Hub id"),
     "no views": (["photos", "--out", "o", "--num_views", "0"], "'0' is not a whole number"),
 }

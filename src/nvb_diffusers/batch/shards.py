@@ -1,6 +1,6 @@
 """What a batch leaves: shards in the layout of webdataset, each whole or absent, and what could not be done.
 
-    settings.json       what all shards were made with
+    prepare.json        what all shards were made with
     views-00003.tar     of photo 200, for instance: 00000200.json, 00000200.view_00.png, 00000200.evidence_00.png
     views-00003.json    how many photos the shard's block has, and which of them failed; written after the shard
     failed.jsonl        one line for each photo that failed, of all shards; written last
@@ -16,9 +16,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from nvb_diffusers.data.records import begin_data_set
 from nvb_diffusers.files import read_json, replaced_file, write_json, write_whole
 
-SETTINGS, FAILED = "settings.json", "failed.jsonl"
+FAILED = "failed.jsonl"
 
 
 class ShardFolder:
@@ -33,21 +34,8 @@ class ShardFolder:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder, note = folder, folder / SETTINGS
-        now = json.loads(json.dumps(settings))
-        if note.is_file():
-            before = read_json(note)
-            changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-            if changed:
-                name = changed[0]
-                raise ValueError(
-                    f"'{folder}' was begun with {name} {before.get(name)!r}, now it is {now.get(name)!r}: "
-                    "choose another folder"
-                )
-        elif folder.exists() and (not folder.is_dir() or any(path.name[0] != "." for path in folder.iterdir())):
-            raise ValueError(f"'{folder}' holds other things: choose an empty or a new folder")
-        else:
-            write_json(note, now)  # which another process may be writing, too, under a hidden name
+        self.folder = folder
+        begin_data_set(folder, settings, index=FAILED)
 
     def has(self, number: int) -> bool:
         """Whether a shard is done."""

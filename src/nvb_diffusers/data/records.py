@@ -189,12 +189,17 @@ def begin_data_set(
                 f"{folder} was prepared with {key} = {before.get(key)!r}, now {key} = {now.get(key)!r}: "
                 "choose another output folder, or remove this one"
             )
-    elif folder.exists() and (not folder.is_dir() or any(not is_system_file(path) for path in folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(_counts(path) for path in folder.iterdir())):
         raise ValueError(f"{folder} exists and is not a data set being prepared: choose an empty or a new folder")
     else:
         write_json(note, now)
     if made_of is not None:
         drop_outdated(folder, "sources.json", index, made_of)
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file makes a folder one that is not empty; what another process is just writing is hidden."""
+    return not is_system_file(path) and not path.name.endswith(".part")
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import ROOT, tiny_pipeline
+from conftest import ROOT, load_script, tiny_pipeline
 from small_data import write_small_set
 
 from nvb_diffusers import NVBFacePipeline
@@ -56,3 +56,22 @@ def test_comparing_methods(opengl, tmp_path):
     result = json.loads((tmp_path / "o/comparison/comparison.json").read_text())
     assert {"ours", "input"} <= set(json.dumps(result).split('"'))
     assert list((tmp_path / "o/comparison").glob("*.html"))
+
+
+def test_another_base(tmp_path):
+    """Assert that both steps and the views are asked for, of this base, with options that the scripts have."""
+    for name in ("python", "nvb-face"):
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$(basename "$0")" "$@" END >> "$COMMANDS"\n')
+        (tmp_path / name).chmod(0o755)
+    places = {"BASE": "my/base", "FACES": "faces", "HEADS": "heads", "OUT": tmp_path / "out"}
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "COMMANDS": tmp_path / "commands", "LAUNCH": "python", **places}
+    command = [ROOT / "examples/another_base.sh", "--max_train_steps", "7"]
+    subprocess.run(command, env={key: str(value) for key, value in env.items()}, check=True, capture_output=True)
+    one, two, views = (part.split("\n") for part in (tmp_path / "commands").read_text().split("\nEND\n")[:3])
+    first = load_script("train_restoration").parse_args(one[2:])
+    second = load_script("train_novel_view").parse_args(two[2:])
+    assert (first.pretrained_model_name_or_path, first.data_dir, first.max_train_steps) == ("my/base", "faces", 7)
+    assert second.pretrained_model_name_or_path == f"{first.output_dir}/pipeline"
+    assert (second.data_dir, second.max_train_steps) == ("heads", 7)
+    assert views[:2] == ["nvb-face", "views"]
+    assert views[views.index("--checkpoint") + 1] == f"{second.output_dir}/pipeline"

@@ -67,36 +67,37 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
                     [AS_IT_IS, *sorted(PRESETS.keys() - {"clean"})], value=AS_IT_IS, label="Ruin it", elem_id="ruin",
                     info="What survives when the photo is degraded first?",
                 )  # fmt: skip
-            with gr.Column(scale=3, min_width=320), gr.Tabs():
-                with gr.Tab("Turn"):
-                    view = gr.Image(
-                        label="View", interactive=False, elem_id="view", format="png", buttons=["fullscreen"],
-                        alt_text="the view from the chosen direction",
-                    )  # fmt: skip
-                    with gr.Row():
-                        yaw = gr.Slider(-60, 60, 0, step=1, label="Yaw", elem_id="yaw", info="+ from their left")
-                        pitch = gr.Slider(-30, 30, 0, step=1, label="Pitch", elem_id="pitch", info="+ from above")
-                        roll = gr.Slider(-30, 30, 0, step=1, label="Roll", elem_id="roll", info="of the camera")
-                    evidence = gr.Checkbox(
-                        False, label="Show what is seen and what is invented", elem_id="evidence",
-                        visible=pipe.appearance is not None,
-                    )  # fmt: skip
-                    legend = gr.HTML(LEGEND, visible=False)
-                    save_view = gr.DownloadButton("Download this view", interactive=False, elem_id="save_view")
-                with gr.Tab("Restore"):
-                    restored = gr.ImageSlider(label="Before and after", interactive=False, format="png", buttons=[])
-                    make_restored = gr.Button("Restore", variant="primary", elem_id="restore")
-                    save_restored = gr.DownloadButton("Download", interactive=False)
-                with gr.Tab("All at once"):
-                    sheet = gr.Image(label="Seven views", interactive=False, format="png", elem_id="sheet")
-                    make_sheet = gr.Button("Seven views", variant="primary", elem_id="make_sheet")
-                    save_sheet = gr.DownloadButton("Download", interactive=False)
-                with gr.Tab("Orbit"):
-                    clip = gr.Video(label="There and back", interactive=False, loop=True, autoplay=True, buttons=[])
-                    with gr.Row():
-                        make_clip = gr.Button("Make the clip", variant="primary", elem_id="make_clip")
-                        cancel = gr.Button("Cancel")
-                    save_clip = gr.DownloadButton("Download", interactive=False, elem_id="save_clip")
+            with gr.Column(scale=3, min_width=320):
+                with gr.Tabs():
+                    with gr.Tab("Turn"):
+                        view = gr.Image(
+                            label="View", interactive=False, elem_id="view", format="png", buttons=["fullscreen"],
+                            alt_text="the view from the chosen direction",
+                        )  # fmt: skip
+                        with gr.Row():
+                            yaw = gr.Slider(-60, 60, 0, step=1, label="Yaw", elem_id="yaw", info="+ from their left")
+                            pitch = gr.Slider(-30, 30, 0, step=1, label="Pitch", elem_id="pitch", info="+ from above")
+                            roll = gr.Slider(-30, 30, 0, step=1, label="Roll", elem_id="roll", info="of the camera")
+                        evidence = gr.Checkbox(
+                            False, label="Show what is seen and what is invented", elem_id="evidence",
+                            visible=pipe.appearance is not None,
+                        )  # fmt: skip
+                        legend = gr.HTML(LEGEND, visible=False)
+                        save_view = gr.DownloadButton("Download this view", interactive=False, elem_id="save_view")
+                    with gr.Tab("Restore"):
+                        restored = gr.ImageSlider(label="Before and after", interactive=False, format="png", buttons=[])
+                        make_restored = gr.Button("Restore", variant="primary", elem_id="restore")
+                        save_restored = gr.DownloadButton("Download", interactive=False)
+                    with gr.Tab("All at once"):
+                        sheet = gr.Image(label="Seven views", interactive=False, format="png", elem_id="sheet")
+                        make_sheet = gr.Button("Seven views", variant="primary", elem_id="make_sheet")
+                        save_sheet = gr.DownloadButton("Download", interactive=False)
+                    with gr.Tab("Orbit"):
+                        clip = gr.Video(label="There and back", interactive=False, loop=True, autoplay=True, buttons=[])
+                        with gr.Row():
+                            make_clip = gr.Button("Make the clip", variant="primary", elem_id="make_clip")
+                            cancel = gr.Button("Cancel")
+                        save_clip = gr.DownloadButton("Download", interactive=False, elem_id="save_clip")
                 with gr.Column():
                     backdrop = gr.Radio(list(BACKDROPS), value=BACKDROPS[0], label="Backdrop")
                     color = gr.ColorPicker("#ffffff", label="Color of the backdrop", visible=False)

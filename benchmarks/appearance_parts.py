@@ -30,6 +30,7 @@ ALONE = "the UNet's view alone"
 KINDS = ("seen", "mirrored", "invented")
 WORN = ("glasses", "hat")  # columns of the records of nvb-heads
 Row = dict[str, list[float]]
+Way = Callable[[PhotoLayers, torch.Tensor], torch.Tensor]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,7 +51,7 @@ def pasting(appearance: AppearanceModel) -> AppearanceModel:
     return plain
 
 
-def ways(appearance: AppearanceModel) -> dict[str, Callable[[PhotoLayers, torch.Tensor], torch.Tensor]]:
+def ways(appearance: AppearanceModel) -> dict[str, Way]:
     """Views (V, 3, S, S) of layers and of the UNet's views (1, V, 3, s, s), by what is left out."""
     plain = pasting(appearance)
 
@@ -89,7 +90,9 @@ def sharpness(images: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> 
 
 
 @torch.no_grad()
-def measure(pipe: NVBFacePipeline, sample: dict[str, torch.Tensor], rows: dict[str, Row], kinds: Row) -> None:
+def measure(
+    pipe: NVBFacePipeline, sample: dict[str, torch.Tensor], all_ways: dict[str, Way], rows: dict[str, Row], kinds: Row
+) -> None:
     """Add an identity to the rows of all ways, and to the error of each kind of evidence."""
     appearance, cameras = pipe.appearance, sample["camera_params"][1:]
     conditioning = pipe.encode(sample["degraded_pixel_values"][0] / 2 + 0.5, cameras=cameras)
@@ -100,7 +103,7 @@ def measure(pipe: NVBFacePipeline, sample: dict[str, torch.Tensor], rows: dict[s
     assert conditioning.layers is not None  # the pipeline has an appearance model
     layers = PhotoLayers(*conditioning.layers)
     evidence = appearance.fuse(layers, views).evidence[0]  # (V, 3, S, S)
-    made = {name: way(layers, views) for name, way in ways(appearance).items()}
+    made = {name: way(layers, views) for name, way in all_ways.items()}
     made[ALONE] = F.interpolate(views[0], truth.shape[-2:], mode="bicubic").clamp(-1, 1)
     for name, images in made.items():
         rows[name]["whole"].append(psnr(images, truth).mean().item())
@@ -111,13 +114,13 @@ def measure(pipe: NVBFacePipeline, sample: dict[str, torch.Tensor], rows: dict[s
         kinds[kind].append(masked_psnr(made["ours"], truth, head * (evidence[:, number] > 0.5)))
 
 
-def shown(values: Sequence[float], digits: int = 2) -> str:
+def shown(values: Sequence[float]) -> str:
     """A mean with its interval, over the identities that have a value."""
     finite = [value for value in values if value == value]
     if not finite:
         return ""
     interval = bootstrap_interval(finite, range(len(finite)))
-    return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -128,12 +131,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     transform = SampleTransform(pipe.sample_size, [args.degradation], flip=False)
     heads = SurfaceDataset(args.data_dir, "test", transform, num_target_views=args.num_target_views)
     identities = range(min(args.num_identities, len(heads)))
-    rows: dict[str, Row] = {
-        name: {"whole": [], "head": [], "seen": [], "sharpness": []} for name in (*ways(pipe.appearance), ALONE)
-    }
+    all_ways = ways(pipe.appearance)
+    rows: dict[str, Row] = {name: {"whole": [], "head": [], "seen": [], "sharpness": []} for name in (*all_ways, ALONE)}
     kinds: Row = {kind: [] for kind in KINDS}
     for index in identities:
-        measure(pipe, heads[index], rows, kinds)
+        measure(pipe, heads[index], all_ways, rows, kinds)
 
     print("| views | PSNR (dB) | of the head | of what was seen | lead there over the UNet's | sharpness |")
     print("|---" * 6 + "|")

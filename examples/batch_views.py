@@ -19,7 +19,7 @@ from accelerate.utils import parse_flag_from_env
 from nvb_diffusers import DEFAULT_CHECKPOINT
 from nvb_diffusers.batch import BatchSettings, finish, make_views, open_photos
 from nvb_diffusers.files import one_line
-from nvb_diffusers.loading import load_pipeline
+from nvb_diffusers.loading import load_pipeline, weights_fingerprint
 from nvb_diffusers.option_types import LARGEST_SEED, OneLineParser, a_path, filled_text, number, whole_number
 from nvb_diffusers.provenance import MARKS
 from nvb_diffusers.stopping import Stopped, stop_by_signals
@@ -67,7 +67,8 @@ def make(args: argparse.Namespace) -> int:
     )
     pipe = load_pipeline(args.checkpoint, str(state.device), needs_views=True)
     pipe.set_progress_bar_config(disable=True)
-    made_of = {"photos": args.photos, "split": args.split, "column": args.column, "checkpoint": args.checkpoint}
+    made_of = {"split": args.split, "column": args.column, "checkpoint": args.checkpoint}
+    made_of["weights"] = weights_fingerprint(args.checkpoint)
     make_views(pipe, photos, args.out, settings, made_of, state.process_index, state.num_processes)
     state.wait_for_everyone()
     return finish(args.out) if state.is_main_process else 0

@@ -18,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from nvb_diffusers import cli, read_face
+from nvb_diffusers.app.page import sweep
 from nvb_diffusers.app.session import AS_IT_IS, BACKDROPS, Direction, Options, Studio, with_boxes
 from nvb_diffusers.camera import camera_from_angles
 from nvb_diffusers.provenance import mark_image, says_synthetic
@@ -104,6 +105,17 @@ def test_orbits_and_sheets(studio):
     counts = [len(frames) for frames in studio.orbit(session, 0.0, Options())]
     assert counts == [4, 8, 12, 16, 20, 24, 46]
     assert studio.sheet(session, 0.0, Options()).width > 4 * SIDE
+
+
+def test_old_pictures_are_swept(tmp_path):
+    """Assert that what is old goes, at any depth, and that new files and those of the page itself stay."""
+    for name in ("old/a.png", "kept.png", "new.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for name in ("old/a.png", "kept.png"):
+        os.utime(tmp_path / name, (0, 0))
+    sweep(tmp_path, {tmp_path / "kept.png"}, 60)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["kept.png", "new.png"]
 
 
 def test_no_face_is_one_line(studio, tmp_path):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -151,6 +152,11 @@ def test_what_is_done_is_not_done_again(place, tmp_path):
     assert contents(tmp_path) == before
     changed = [path.name for path in tmp_path.glob("*.tar") if path.stat().st_mtime_ns != times[path.name]]
     assert changed == ["views-00001.tar"]
+    more = tmp_path.with_name("more")
+    shutil.copytree(place / "photos", more)
+    shutil.copy(more / "p00.png", more / "a.png")  # which would give every photo another number
+    with pytest.raises(ValueError, match=r"was prepared with made of = "):
+        make_views(pipe, open_photos(str(more)), tmp_path, SETTINGS, {})
     with pytest.raises(ValueError, match=r"was prepared with num_views = 2, now num_views = 3: choose another"):
         make_views(pipe, photos, tmp_path, BatchSettings(**{**vars(SETTINGS), "num_views": 3}), {})
 

@@ -329,3 +329,21 @@ def test_shuffled_shards_hold_the_same_pictures(tmp_path, folder):
     assert all(len(set(identity)) == 1 for identity in identities)
     order = [identity[0] for identity in identities]
     assert sorted(order) == ["0", "1", "2", "3"] != order
+
+
+def test_the_first_samples_alone(folder):
+    """Assert the same samples as of the whole set, that no other is ever among them, and that a limit may be high."""
+    transform = SampleTransform(32, [], flip=False)
+    for make in (
+        lambda: FaceDataset(folder, "train", transform),
+        lambda: MultiViewFaceDataset(folder, "train", transform, num_target_views=2),
+    ):
+        whole, cut = make(), make()
+        cut.keep_first(2)
+        assert len(cut) == 2 < len(whole)
+        first = [whole[key]["pixel_values"] for key in (0, 1)]
+        for key in range(6):  # views of a head come in another order each time
+            means = [sample.mean() for sample in (cut[key]["pixel_values"], first[key % 2])]
+            torch.testing.assert_close(*means, atol=1e-5, rtol=0)
+        cut.keep_first(10**6)
+        assert len(cut) == len(whole)

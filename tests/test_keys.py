@@ -16,6 +16,7 @@ from nvb_diffusers.data.keys import (
     ShardSampler,
     draw_choices,
     draw_noise,
+    draw_offsets,
     draw_timesteps,
 )
 
@@ -89,6 +90,17 @@ def test_draws_depend_on_the_key_alone():
         assert torch.equal(draw_noise(keys[i : i + 1], (4, 3, 2), seed=2)[0], noise[i])
         assert draw_choices(keys[i : i + 1], 0.5, 2, DROPPED).item() == dropped[i].item()
     assert not torch.equal(noise, draw_noise(keys, (4, 3, 2), seed=3))
+
+
+def test_offsets_are_one_for_each_channel():
+    """Assert a number for each view and channel of a sample, of unit deviation, that depends on its key alone."""
+    keys = torch.tensor([5, 9])
+    offsets = draw_offsets(keys, (3, 4, 8, 6), seed=2)
+    assert offsets.shape == (2, 3, 4, 1, 1)
+    assert torch.equal(draw_offsets(keys[1:], (3, 4, 8, 6), seed=2)[0], offsets[1])
+    assert not torch.equal(offsets[0], offsets[1])
+    assert not torch.equal(offsets[..., 0, 0], draw_noise(keys, (3, 4), seed=2))
+    assert draw_offsets(torch.arange(500), (4, 8, 8), seed=0).std() == pytest.approx(1.0, abs=0.05)
 
 
 def test_draws_have_the_right_statistics():

@@ -435,6 +435,29 @@ def test_publishing(place, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("script", STEPS)
+def test_an_offset_of_the_noise_is_learned_from(script, place, tmp_path):
+    """Assert another loss with it, from the first step on."""
+    for offset in (0.0, 0.5):
+        extra = ["--max_train_steps", 1, "--noise_offset", offset]
+        assert run(script, place, tmp_path / f"{offset}", *extra) == 0
+        AcceleratorState._reset_state(True)
+    losses = [curve(tmp_path / f"{offset}")[0] for offset in (0.0, 0.5)]
+    assert losses[0] != losses[1]
+
+
+def test_a_variant_of_the_base_is_asked_for(place, tmp_path, capsys):
+    """Assert that a base that has half-precision files alone trains with --variant, and else is one line."""
+    base = tmp_path / "base"
+    for name, model in (("unet", tiny_unet()), ("vae", tiny_vae())):
+        model.half().save_pretrained(base / name, variant="fp16")
+    tiny_scheduler().save_pretrained(base / "scheduler")
+    extra = ["--max_train_steps", 1, "--pretrained_model_name_or_path", base]
+    assert run("restoration", place, tmp_path / "without", *extra) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert run("restoration", place, tmp_path / "with", *extra, "--variant", "fp16") == 0
+
+
+@pytest.mark.parametrize("script", STEPS)
 def test_own_images_are_shown_at_validations(script, place, tmp_path):
     """Assert a picture of two photos of one's own, which are in it as given, and of what the model makes of them."""
     rng, paths = np.random.default_rng(5), [tmp_path / "a.png", tmp_path / "b.png"]

@@ -138,7 +138,9 @@ def compute_loss(
         latents = batch["latents"][:, -shown:].flatten(0, 1)  # (B*N, C, h, w)
         timesteps = timesteps.repeat_interleave(shown)
         shape = (shown, *latents.shape[1:])
-        noise = draw_noise(keys, shape, args.seed) + args.noise_offset * draw_offsets(keys, shape, args.seed)
+        noise = draw_noise(keys, shape, args.seed)
+        if args.noise_offset:
+            noise = noise + args.noise_offset * draw_offsets(keys, shape, args.seed)
         noise = noise.flatten(0, 1)  # (B*N, C, h, w)
         noisy_latents = scheduler.add_noise(latents, noise, timesteps)
         target = diffusion_target(scheduler, latents, noise, timesteps)

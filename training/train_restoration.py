@@ -75,7 +75,8 @@ def compute_loss(
     latents, keys = batch["latents"], batch["key"]  # (B, C, h, w), (B,)
     timesteps = draw_timesteps(keys, scheduler.config.num_train_timesteps, args.seed)
     noise = draw_noise(keys, latents.shape[1:], args.seed)
-    noise = noise + args.noise_offset * draw_offsets(keys, latents.shape[1:], args.seed)
+    if args.noise_offset:
+        noise = noise + args.noise_offset * draw_offsets(keys, latents.shape[1:], args.seed)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
 
     features = image_encoder(batch["degraded_pixel_values"], timesteps).sample  # (B, C, 8, 8), Eq. 1

@@ -17,8 +17,7 @@ from nvb_diffusers.provenance import SOURCE_TYPE
 
 HOW_TO_INSTALL = 'Content Credentials need c2pa-python: pip install -c constraints.txt ".[credentials]"'
 ALGORITHMS = ("ES256", "PS256", "ED25519", "ES384", "PS384", "ES512", "PS512")  # of which a key fits one
-FORMATS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp",
-           ".gif": "image/gif", ".mp4": "video/mp4"}  # fmt: skip
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4")
 MANIFEST = {
     "claim_generator_info": [{"name": "nvb-face"}],
     "assertions": [
@@ -85,8 +84,8 @@ def _sign(path: Path, signer: Any) -> None:
     """Sign a file in its place."""
     import c2pa
 
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"'{path}' cannot be signed: {', '.join(FORMATS)} can")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"'{path}' cannot be signed: {', '.join(SUFFIXES)} can")
     with replaced_file(path) as part, c2pa.Builder(json.dumps({**MANIFEST, "title": path.name})) as builder:
         builder.sign_file(str(path), str(part), signer)
 
@@ -97,7 +96,7 @@ def read_signature(path: Path) -> Signature | None:
     Raises:
         ValueError: it has Content Credentials, but c2pa-python is missing.
     """
-    if path.suffix.lower() not in FORMATS or b"c2pa" not in path.read_bytes():
+    if path.suffix.lower() not in SUFFIXES or b"c2pa" not in path.read_bytes():
         return None
     if find_spec("c2pa") is None:
         raise ValueError(f"'{path}' is signed. {HOW_TO_INSTALL}")

@@ -7,6 +7,7 @@ import diffusers
 import torch
 
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline
+from nvb_diffusers.data.fingerprint import fingerprint
 
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -65,6 +66,11 @@ def open_checkpoint(checkpoint: str, dtype: torch.dtype = torch.float32) -> NVBF
     if not Path(checkpoint).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
         raise ValueError(f"'{checkpoint}' is neither a folder nor a Hub id such as user/repo")
     return NVBFacePipeline.from_pretrained(checkpoint, dtype=dtype)
+
+
+def weights_fingerprint(checkpoint: str) -> str:
+    """A text that is equal for a folder with the same files as before; the same for every Hub id."""
+    return fingerprint(sorted(path for path in Path(checkpoint).rglob("*") if path.is_file()))
 
 
 def best_device() -> str:

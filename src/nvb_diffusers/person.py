@@ -15,9 +15,7 @@ from .camera import angle_between_cameras
 from .conditioning import Conditioning
 from .pipeline_inputs import Cameras, read_cameras
 
-NEAR_DEG = (
-    12.0  # angle between a photo's camera and a view's, over which the weight of the photo's features falls to 1/e
-)
+NEAR_DEG = 12.0  # angle between the cameras of a photo and a view over which the weight of its features falls to 1/e
 CHOICE_POWER = 2  # how much the best photo of a pixel outweighs the others: their mean would be blurred
 
 

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -34,7 +36,7 @@ INTRO = (
     "What you get is **generated**, says so on its plate, and is no evidence of how somebody looks."
 )
 NO_PHOTO = "Give a photo first: drop one on the left, or take an example."
-LIVES = 600  # seconds that a picture may lie in the server's temporary folder
+LIVES, SWEPT_EVERY = 600, 30  # seconds that a picture may lie in the server's temporary folder, and until the next look
 WAITING = 16  # users that may wait in the queue
 FPS = 12
 
@@ -47,7 +49,7 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
         examples: paths of photos to try.
     """
     studio = Studio(pipe)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, LIVES)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         session = gr.State(time_to_live=LIVES * 6)
         gr.Markdown(INTRO, elem_id="title")
         with gr.Row():
@@ -177,7 +179,7 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
     return page
 
 
-def serve(pipe: NVBFacePipeline, examples: list[str], host: str, port: int | None, wait: bool = True) -> str:
+def serve(pipe: NVBFacePipeline, examples: list[str], host: str, port: int | None) -> None:
     """Show the page until the process is told to stop; nothing of a photo stays on the disk.
 
     Args:
@@ -185,10 +187,6 @@ def serve(pipe: NVBFacePipeline, examples: list[str], host: str, port: int | Non
         examples: paths of photos to try.
         host: name or address to listen at.
         port: None for the first that is free from 7860 on.
-        wait: whether to return only at the end.
-
-    Returns:
-        The page's address.
 
     Raises:
         OSError: the port is taken.
@@ -201,14 +199,31 @@ def serve(pipe: NVBFacePipeline, examples: list[str], host: str, port: int | Non
             footer_links=[], quiet=True, prevent_thread_lock=True, ssr_mode=False, share=False, max_file_size="40mb",
             enable_monitoring=False, run_history=False, show_error=True,
         )  # fmt: skip
+        of_the_page = set(Path(folder).rglob("*"))  # examples, which stay
+        sweeping = threading.Thread(target=_sweep_again_and_again, args=(Path(folder), of_the_page), daemon=True)
+        sweeping.start()
         print(f"The page is at {address} until you press Ctrl-C", flush=True)
         try:
-            if wait:
-                page.block_thread()
+            page.block_thread()
         finally:
             page.close()
             tempfile.tempdir = None
-    return address
+
+
+def sweep(folder: Path, kept: set[Path], seconds: float) -> None:
+    """Remove files of a folder, at any depth, that are older than so many seconds and not among those to keep."""
+    for path in set(folder.rglob("*")) - kept:
+        try:
+            if path.is_file() and time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+        except OSError:  # somebody else has taken it away
+            continue
+
+
+def _sweep_again_and_again(folder: Path, kept: set[Path]) -> None:
+    while folder.is_dir():
+        time.sleep(SWEPT_EVERY)
+        sweep(folder, kept, LIVES)
 
 
 def _options(backdrop: str, color: str, steps: float, guidance: float, seed: float) -> Options:

@@ -89,14 +89,14 @@ def make_views(
         photos: of `open_photos`.
         folder: of the shards; another call with the same settings goes on where one was stopped.
         settings: what is made.
-        made_of: where the photos come from and what paints them, to tell one batch from another.
+        made_of: what else tells one batch from another, such as what paints it.
         process, processes: which one this is, and of how many.
 
     Raises:
         ValueError: the folder holds something else.
         OSError: the source cannot be read on, or the disk is full.
     """
-    shards = ShardFolder(Path(folder), {**made_of, **asdict(settings)})
+    shards = ShardFolder(Path(folder), {**made_of, "made of": photos.made_of, **asdict(settings)})
 
     def wanted(number: int) -> bool:
         return number % processes == process and not shards.has(number)

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.images import list_photos
 from nvb_diffusers.files import one_line
 
@@ -46,10 +47,12 @@ class FolderPhotos:
 
     Attributes:
         count: how many there are.
+        made_of: another text where another photo, or another number of them, is there.
     """
 
     def __init__(self, folder: Path) -> None:
         self.paths = list_photos(folder)
+        self.made_of = fingerprint(self.paths, [path.name for path in self.paths])
         self.count: int | None = len(self.paths)
 
     def blocks(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Block]:
@@ -67,6 +70,7 @@ class StreamedPhotos:
     Args:
         records: an iterable data set with a column of images.
         column: of the images; None for the first one.
+        made_of: another text where the data set is another, as far as can be told.
 
     Attributes:
         count: None, as nobody knows before the end.
@@ -77,8 +81,10 @@ class StreamedPhotos:
 
     count: int | None = None
 
-    def __init__(self, records: Any, column: str | None = None) -> None:
+    def __init__(self, records: Any, column: str | None, made_of: str) -> None:
         import datasets
+
+        self.made_of = made_of
 
         features = records.features or records._resolve_features().features
         images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -132,21 +138,22 @@ def open_photos(source: str, split: str = "train", column: str | None = None) ->
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in ARCHIVES and not file.name.startswith("."))
-        return StreamedPhotos(_stream_files(files), column) if files else FolderPhotos(path)
+        return _of_files(files, column) if files else FolderPhotos(path)
     if path.is_file():
         if path.suffix not in ARCHIVES:
             raise ValueError(f"'{source}' is one file: give a folder of photos, a .tar or a .parquet file")
-        return StreamedPhotos(_stream_files([path]), column)
+        return _of_files([path], column)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise ValueError(f"there is no folder or file '{source}', and it is no id of a data set such as user/faces")
-    return StreamedPhotos(_stream(source, split=split), column)
+    return StreamedPhotos(_stream(source, split=split), column, source)
 
 
-def _stream_files(files: Sequence[Path]) -> Any:
+def _of_files(files: Sequence[Path], column: str | None) -> StreamedPhotos:
     endings = {file.suffix for file in files}
     if len(endings) > 1:
         raise ValueError(f"'{files[0].parent}' holds {' and '.join(sorted(endings))} files: give a folder of one kind")
-    return _stream(ARCHIVES[files[0].suffix], data_files=[str(file) for file in files], split="train")
+    records = _stream(ARCHIVES[files[0].suffix], data_files=[str(file) for file in files], split="train")
+    return StreamedPhotos(records, column, fingerprint(files, [file.name for file in files]))
 
 
 def _stream(*args: Any, **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from nvb_diffusers.data.fingerprint import file_hash, fingerprint
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
 from nvb_diffusers.files import check_name, filled_folder, read_json, replaced_file
-from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline
+from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline, weights_fingerprint
 from nvb_diffusers.option_types import LARGEST_SEED, a_path, number, whole_number
 from nvb_diffusers.pipeline_inputs import Background
 from nvb_diffusers.provenance import save_marked, save_marked_video
@@ -154,7 +154,8 @@ def run_views(args: argparse.Namespace) -> int:
     options = _options_of_views(args)
 
     def make(index: int) -> None:
-        made_of = {**options, "sha256": file_hash(photos[index]) if photos[index].is_file() else None}
+        content = file_hash(photos[index]) if photos[index].is_file() else None
+        made_of = fingerprint((), options, content)
         if args.photo.is_dir() and _is_made(folders[index], made_of):
             print(f"{folders[index]}: made before")
             return
@@ -232,15 +233,14 @@ def _recorded_views(folder: Path) -> list[str]:
         return []
 
 
-def _options_of_views(args: argparse.Namespace) -> dict[str, Any]:
-    """What beside the photo decides its views, as JSON: the options, and the weights where they are in a folder."""
+def _options_of_views(args: argparse.Namespace) -> dict[str, str]:
+    """What beside the photo decides its views: options, version, and the weights of a folder."""
     of_the_call = {"command", "run", "photo", "out"}
     options = {name: str(value) for name, value in vars(args).items() if name not in of_the_call}
-    files = sorted(path for path in Path(args.checkpoint).rglob("*") if path.is_file())
-    return {**options, "version": __version__, "weights": fingerprint(files)}
+    return {**options, "version": __version__, "weights": weights_fingerprint(args.checkpoint)}
 
 
-def _is_made(folder: Path, made_of: dict[str, Any]) -> bool:
+def _is_made(folder: Path, made_of: str) -> bool:
     """Whether an earlier call made views of just this, which are all still there."""
     try:
         same = read_json(folder / RECORD)["made_of"] == made_of

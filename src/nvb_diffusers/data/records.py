@@ -199,7 +199,8 @@ def begin_data_set(
 
 def _counts(path: Path) -> bool:
     """Whether a file makes a folder one that is not empty; what another process is just writing is hidden."""
-    return not is_system_file(path) and not path.name.endswith(".part")
+    is_being_written = path.name.startswith(".") and path.name.endswith(".part")
+    return not is_system_file(path) and not is_being_written
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:

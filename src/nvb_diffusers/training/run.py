@@ -62,8 +62,10 @@ from nvb_diffusers.training.start import check_room, check_start, repository
 Arguments = ParamSpec("Arguments")
 Batch = dict[str, torch.Tensor]
 # Options that say how far to go and whom to tell, not what is trained.
-OF_ONE_CALL = {"resume_from_checkpoint", "max_train_steps", "max_train_seconds", "push_to_hub", "report_to"}
-OF_ONE_CALL |= {"num_train_epochs", "hub_model_id", "tracker_project_name", "logging_dir", "config_file"}
+OF_ONE_CALL = {
+    *("resume_from_checkpoint", "max_train_steps", "num_train_epochs", "max_train_seconds", "config_file"),
+    *("report_to", "logging_dir", "tracker_project_name", "push_to_hub", "hub_model_id"),
+}
 PICTURES = "validation*.png"  # that scripts leave in the run's folder when they validate
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 

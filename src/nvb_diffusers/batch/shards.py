@@ -9,6 +9,7 @@ Tars hold no times and no owners: what is made twice is the same file twice.
 """
 
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,8 @@ def finish(folder: str | Path) -> int:
     Returns:
         The exit status: 1 where a photo failed, else 0.
     """
+    for left in Path(folder).glob(".views-*.part"):  # by a process that was killed as it gave a file its name
+        shutil.rmtree(left)
     records = [read_json(path) for path in sorted(Path(folder).glob("views-*.json"))]
     failed = [failure for record in records for failure in record["failed"]]
     write_whole(Path(folder) / FAILED, "".join(json.dumps(failure) + "\n" for failure in failed))

@@ -6,7 +6,7 @@ What one photo does not show, another may: less is invented than from one.
 from nvb_diffusers import DEFAULT_CHECKPOINT, NVBFacePipeline, read_face
 from nvb_diffusers.camera import orbit_cameras
 from nvb_diffusers.option_types import OneLineParser
-from nvb_diffusers.person import join_photos
+from nvb_diffusers.person import read_person
 from nvb_diffusers.provenance import save_marked
 
 parser = OneLineParser()
@@ -17,7 +17,7 @@ args = parser.parse_args()
 pipe = NVBFacePipeline.from_pretrained(args.pipeline)
 cameras = orbit_cameras(7, yaw_range_deg=(-45, 45))
 faces = [read_face(photo, pipe) for photo in args.photos]
-out = pipe(conditioning=join_photos(pipe.encode(faces, cameras), cameras))
+out = pipe(conditioning=read_person(pipe, faces, cameras))
 for number, view in enumerate(out.images):
     save_marked(view, f"view_{number:02d}.png")
 if out.evidence is not None:

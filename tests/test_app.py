@@ -172,8 +172,8 @@ def browser():
 class Visitor:
     """A person before the page."""
 
-    def __init__(self, browser, address):
-        self.page = browser.new_context(accept_downloads=True).new_page()
+    def __init__(self, browser, address, **device):
+        self.page = browser.new_context(accept_downloads=True, **device).new_page()
         self.page.set_default_timeout(LIMIT)
         self.hosts = set()
         self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
@@ -212,8 +212,8 @@ class Visitor:
 def visit(browser, server):
     visitors = []
 
-    def begin():
-        visitors.append(Visitor(browser, server[0]))
+    def begin(**device):
+        visitors.append(Visitor(browser, server[0], **device))
         return visitors[-1]
 
     yield begin
@@ -247,6 +247,47 @@ def test_a_photo_turns_by_slider_and_by_drag(visit, studio):
     assert_same(visitor.next_view(drag), shown(studio, PHOTO, 12))
     assert visitor.page.input_value("#yaw input[type=number]") == "12"
     assert len(visitor.hosts) == 1
+
+
+def test_a_finger_turns_it_on_a_phone(visit, studio):
+    """Assert that nothing is wider than a phone's screen, and that a touch that moves by 40 px turns by 12 degrees."""
+    visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    visitor.give(PHOTO)
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visitor.page.locator("#view img").scroll_into_view_if_needed()
+    box = visitor.page.locator("#view img").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = visitor.page.context.new_cdp_session(visitor.page)
+
+    def drag():
+        for kind, distance in [("touchStart", 0), *(("touchMove", 10 * step) for step in range(1, 5))]:
+            points = [{"x": x - distance, "y": y}]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    assert_same(visitor.next_view(drag), shown(studio, PHOTO, 12))
+    assert visitor.page.input_value("#yaw input[type=number]") == "12"
+
+
+def test_keys_turn_it_and_screen_readers_hear_what_is_there(visit, studio):
+    """Assert that three arrow keys on the slider turn by three degrees, and names for every control and picture."""
+    visitor = visit()
+    visitor.give(PHOTO)
+
+    def press():
+        visitor.page.focus("#yaw input[type=range]")
+        for _ in range(3):
+            visitor.page.keyboard.press("ArrowRight")
+
+    assert_same(visitor.next_view(press), shown(studio, PHOTO, 3))
+    nameless = visitor.page.evaluate("""() => {
+        const named = e => e.alt || e.title || e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') ||
+            (e.labels && e.labels.length) || e.innerText.trim() || [...e.querySelectorAll('img')].some(i => i.alt);
+        return [...document.querySelectorAll('input, button, img, select')]
+            .filter(e => e.offsetParent && !named(e) && !(e.tagName === 'IMG' && named(e.closest('button') || e)))
+            .map(e => e.outerHTML);
+    }""")
+    assert nameless == []
 
 
 def test_two_users_never_meet(visit, studio):

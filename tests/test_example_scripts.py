@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import ROOT, load_script, tiny_pipeline
+from conftest import ROOT, SIDE, load_script, tiny_appearance, tiny_pipeline
 from small_data import write_small_set
 
 from nvb_diffusers import NVBFacePipeline
@@ -25,8 +25,11 @@ def run(name, *words, **variables):
 
 
 def test_fine_tuning(tmp_path):
-    """Assert that the view transformer trains on, the rest stays to the bit, and that its views are there."""
-    base = tiny_pipeline()
+    """Assert that the view transformer trains on, the rest stays to the bit, and that its views are there, with a base
+    whose own pixels are larger than its latents', as those of the packaged one are.
+    """
+    base = tiny_pipeline(appearance=True)
+    base.register_modules(appearance=tiny_appearance(sample_size=2 * SIDE).eval())
     base.register_to_config(default_num_inference_steps=1)
     base.save_pretrained(tmp_path / "base")
     write_small_set(tmp_path / "data")
@@ -34,7 +37,7 @@ def test_fine_tuning(tmp_path):
     words += ["--num_inference_steps", 1, "--dataloader_num_workers", 0, "--report_to", "none", "--lr_warmup_steps", 0]
     run("fine_tune.sh", *words, BASE=tmp_path / "base", DATA=tmp_path / "data", OUT=tmp_path / "out")
     tuned = NVBFacePipeline.from_pretrained(tmp_path / "out/pipeline")
-    for name in ("image_encoder", "unet", "vae", "view_transformer"):
+    for name in ("image_encoder", "unet", "vae", "view_transformer", "appearance"):
         before, after = (getattr(pipe, name).state_dict() for pipe in (base, tuned))
         same = all(torch.equal(before[key], after[key]) for key in before)
         assert same == (name != "view_transformer"), name

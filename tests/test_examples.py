@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 
 from nvb_diffusers import NVBFacePipeline, provenance, read_face
 from nvb_diffusers.camera import orbit_cameras
-from nvb_diffusers.person import join_photos
+from nvb_diffusers.person import read_person
 from nvb_diffusers.provenance import mark_image, says_synthetic
 
 PHOTO, SMALL = (ROOT / f"examples/inputs/{name}.jpg" for name in ("astronaut", "astronaut_small"))
@@ -104,7 +104,6 @@ def test_several_photos(run, monkeypatch, capsys):
     words = ["several_photos.py", str(PHOTO), str(SMALL), "--pipeline", "pipeline"]
     pipe = run("several_photos.py", PHOTO, appearance=True, words=words)
     cameras = orbit_cameras(7, (-45, 45))
-    conditioning = pipe.encode([read_face(photo, pipe) for photo in (PHOTO, SMALL)], cameras)
-    out = pipe(conditioning=join_photos(conditioning, cameras))
+    out = pipe(conditioning=read_person(pipe, [read_face(photo, pipe) for photo in (PHOTO, SMALL)], cameras))
     assert_written([f"view_{number:02d}.png" for number in range(7)], out.images)
     assert f"invented: {out.evidence[:, 2].mean():.0%} of all pixels" in capsys.readouterr().out

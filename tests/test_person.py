@@ -7,7 +7,7 @@ import torch
 from conftest import SIDE, tiny_pipeline
 
 from nvb_diffusers.camera import camera_from_angles, orbit_cameras
-from nvb_diffusers.person import join_photos
+from nvb_diffusers.person import join_photos, read_person
 
 CAMERAS = orbit_cameras(3, (-40.0, 40.0))
 
@@ -29,7 +29,7 @@ def test_the_same_photo_twice_is_that_photo(pipe):
     """Assert that twice the same photo makes the view of one, as a single image's."""
     photo = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     one = pipe.encode(photo, CAMERAS, num_inference_steps=2)
-    both = join_photos(pipe.encode([photo, photo], CAMERAS, num_inference_steps=2), CAMERAS)
+    both = read_person(pipe, [photo, photo], CAMERAS, num_inference_steps=2)
     make = [pipe(conditioning=c, generator=torch.Generator().manual_seed(0), output_type="pt") for c in (one, both)]
     assert make[1].images.shape == (3, 3, SIDE, SIDE)
     torch.testing.assert_close(make[1].images, make[0].images, atol=1e-3, rtol=0)
@@ -71,6 +71,19 @@ def test_each_pixel_is_of_the_photo_that_sees_it_best(pipe):
     torch.testing.assert_close(joined[0, :, :3, :, left], torch.full((3, 3, SIDE, SIDE // 2), -0.5), atol=1e-3, rtol=0)
     torch.testing.assert_close(joined[0, :, :3, :, right], torch.full((3, 3, SIDE, SIDE // 2), 0.5), atol=1e-3, rtol=0)
     torch.testing.assert_close(joined[0, :, 3], torch.ones(3, SIDE, SIDE), atol=1e-3, rtol=0)
+
+
+def test_a_person_is_read_as_its_photos_are(pipe):
+    """Assert that given cameras and steps reach the encoding, and one line for no photo."""
+    photos = list(torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)))
+    sources = camera_from_angles(torch.tensor([-40.0, 0.0]), torch.zeros(2))
+    read = read_person(pipe, photos, CAMERAS, num_inference_steps=2, source_cameras=sources, view_batch_size=1)
+    joined = join_photos(encoded(pipe, 2), CAMERAS)
+    torch.testing.assert_close(read.encoder_hidden_states, joined.encoder_hidden_states, atol=1e-4, rtol=0)
+    torch.testing.assert_close(read.source_cameras, sources[:1])
+    assert (read.num_inference_steps, read.is_batch) == (2, False)
+    with pytest.raises(ValueError, match="list of images is empty"):
+        read_person(pipe, [], CAMERAS)
 
 
 def test_more_photos_invent_less(pipe):

@@ -173,6 +173,13 @@ def center(pipeline: NVBFacePipeline, batch: dict[str, torch.Tensor], args: argp
     pipeline.view_transformer.mean_features.copy_(torch.cat(features).mean(dim=0))
 
 
+def without_appearance(pipeline: NVBFacePipeline) -> NVBFacePipeline:
+    """The paper's system of a pipeline, whose views are what this script trains, at the size that it trains at."""
+    bare = NVBFacePipeline(**{**pipeline.components, "appearance": None})
+    bare.set_progress_bar_config(disable=True)
+    return bare
+
+
 @torch.no_grad()
 def validate(
     pipeline: NVBFacePipeline,
@@ -185,6 +192,7 @@ def validate(
 
     Of the user's own images (N, 3, S, S) there is another one, of views from both sides.
     """
+    pipeline = without_appearance(pipeline)
     pixel_values, degraded = held_out["pixel_values"], held_out["degraded_pixel_values"]  # (N, V, 3, S, S)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     networks = (NovelViewModel(pipeline.view_transformer), pipeline.unet, pipeline.image_encoder)

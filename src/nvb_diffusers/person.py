@@ -1,22 +1,52 @@
 """Several photos of one person in one call: what one photo does not show, another may (ours, beyond the paper).
 
-    conditioning = join_photos(pipe.encode([a, b, c], cameras=cameras), cameras)
-    views = pipe(conditioning=conditioning).images
+    views = pipe(conditioning=read_person(pipe, [a, b, c], cameras)).images
 
 The photos are encoded as a batch, each for the same cameras. Then, for each view, their features are averaged, those of
 photos from nearby most, and every pixel is carried from the photo that sees it best.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from .camera import angle_between_cameras
 from .conditioning import Conditioning
-from .pipeline_inputs import Cameras, read_cameras
+from .pipeline_inputs import Cameras, ImageInput, read_cameras
+from .pipeline_nvb_face import NVBFacePipeline
 
 NEAR_DEG = 12.0  # angle between the cameras of a photo and a view over which the weight of its features falls to 1/e
 CHOICE_POWER = 2  # how much the best photo of a pixel outweighs the others: their mean would be blurred
+
+
+def read_person(
+    pipe: NVBFacePipeline,
+    faces: Sequence[ImageInput],
+    cameras: Cameras,
+    num_inference_steps: int | None = None,
+    source_cameras: Cameras | None = None,
+    view_batch_size: int | None = None,
+) -> Conditioning:
+    """Read B face crops of one person, for views at cameras.
+
+    Args:
+        pipe: with a view transformer.
+        faces: of `read_face`, at least one.
+        cameras: (V, 25), or (yaw, pitch) in degrees.
+        num_inference_steps: as in `pipe.encode`, and so are the others.
+        source_cameras: (B, 25); None for predicted ones.
+        view_batch_size: feature maps at a time.
+
+    Returns:
+        A conditioning of one image, for `pipe(conditioning=...)`. Its source camera and its own backdrop are the first
+        photo's.
+
+    Raises:
+        ValueError: as a call.
+    """
+    conditioning = pipe.encode(list(faces), cameras, num_inference_steps, source_cameras, view_batch_size)
+    return join_photos(conditioning, cameras)
 
 
 def join_photos(conditioning: Conditioning, cameras: Cameras) -> Conditioning:

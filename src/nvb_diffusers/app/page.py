@@ -56,13 +56,13 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
             with gr.Column(scale=2, min_width=280):
                 photo = gr.Image(
                     type="filepath", sources=["upload", "clipboard"], label="Photo", elem_id="photo", height=280,
-                    image_mode=None, buttons=[],
+                    image_mode=None, buttons=[], alt_text="the photo that was given",
                 )  # fmt: skip
                 photo.preprocess = _path_of  # type: ignore[method-assign]  # `load_photo` reads it, by the one rule
                 gr.Examples(examples, photo, label="Examples", api_visibility="private")
                 found = gr.Image(
                     label="Faces: click the one you mean", interactive=False, visible=False, elem_id="found",
-                    format="jpeg", height=200, buttons=[],
+                    format="jpeg", height=200, buttons=[], alt_text="the photo with a box around each face",
                 )  # fmt: skip
                 said = gr.Markdown(NO_PHOTO, elem_id="said")
                 ruin = gr.Dropdown(
@@ -91,7 +91,13 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
                         make_restored = gr.Button("Restore", variant="primary", elem_id="restore")
                         save_restored = gr.DownloadButton("Download", interactive=False)
                     with gr.Tab("All at once"):
-                        sheet = gr.Image(label="Seven views", interactive=False, format="png", elem_id="sheet")
+                        sheet = gr.Image(
+                            label="Seven views",
+                            interactive=False,
+                            format="png",
+                            elem_id="sheet",
+                            alt_text="the photo and seven views of it",
+                        )
                         make_sheet = gr.Button("Seven views", variant="primary", elem_id="make_sheet")
                         save_sheet = gr.DownloadButton("Download", interactive=False)
                     with gr.Tab("Orbit"):

@@ -1,4 +1,4 @@
-"""How the page looks, and how the head is turned by dragging in its picture."""
+"""How the page looks, how the head is turned by dragging in its picture, and what screen readers call the examples."""
 
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto; }
@@ -25,6 +25,11 @@ JS = (
     input.dispatchEvent(new Event('input', { bubbles: true }));
     return input;
   };
+  const named = () => document.querySelectorAll('button.gallery-item:not([aria-label])').forEach(button => {
+    const image = button.querySelector('img[src]:not([src=""])');
+    if (image) button.setAttribute('aria-label', 'Example: ' + image.src.split('/').pop());
+  });
+  new MutationObserver(named).observe(document.body, { childList: true, subtree: true });
   let from = null, left = [0, 0];
   document.addEventListener('pointerdown', event => {
     if (event.target.closest('#view') && event.target.tagName === 'IMG') {

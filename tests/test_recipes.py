@@ -118,3 +118,28 @@ def test_recipes_give_options_that_their_scripts_have(recipe, tmp_path):
         made |= {f"{args.output_dir}/vae", f"{args.output_dir}/pipeline"}
         seconds += getattr(args, "max_train_seconds", 0)
     assert seconds == pytest.approx(3600)
+
+
+@pytest.mark.parametrize(("name", "machines", "processes"), [("1_gpu", 1, 1), ("8_gpus", 1, 8), ("64_gpus", 8, 64)])
+def test_launch_files_say_how_many_processes(name, machines, processes):
+    """Assert what accelerate makes of each file and of the rank and host that its head gives."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    words = ["--config_file", str(ROOT / f"training/configs/{name}.yaml")]
+    words += ["--machine_rank", "3", "--main_process_ip", "10.0.0.1"] if machines > 1 else []
+    args = _validate_launch_command(launch_command_parser().parse_args([*words, "train.py", "--seed", "1"]))[0]
+    assert (args.num_machines, args.num_processes, args.mixed_precision) == (machines, processes, "bf16")
+    assert args.multi_gpu == (processes > 1)
+    assert (args.machine_rank, args.main_process_ip) == ((3, "10.0.0.1") if machines > 1 else (0, None))
+    assert (args.training_script, args.training_script_args) == ("train.py", ["--seed", "1"])
+
+
+def test_a_script_starts_from_a_launch_file(tmp_path):
+    """Assert that a process which a file starts has its precision, and one process."""
+    (tmp_path / "say.py").write_text(
+        "from accelerate import Accelerator\na = Accelerator()\nprint('SAID', a.num_processes, a.mixed_precision)\n"
+    )
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "training/configs/1_gpu.yaml"]
+    done = subprocess.run([*words, "--cpu", tmp_path / "say.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "SAID 1 bf16" in done.stdout

@@ -7,7 +7,17 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import ROOT, SIDE, load_script, tiny_appearance, tiny_pipeline
+from conftest import (
+    ROOT,
+    SIDE,
+    tiny_appearance,
+    tiny_encoder,
+    tiny_pipeline,
+    tiny_scheduler,
+    tiny_unet,
+    tiny_vae,
+    tiny_view_transformer,
+)
 from small_data import write_small_set
 
 from nvb_diffusers import NVBFacePipeline
@@ -62,19 +72,38 @@ def test_comparing_methods(opengl, tmp_path):
 
 
 def test_another_base(tmp_path):
-    """Assert that both steps and the views are asked for, of this base, with options that the scripts have."""
-    for name in ("python", "nvb-face"):
-        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$(basename "$0")" "$@" END >> "$COMMANDS"\n')
-        (tmp_path / name).chmod(0o755)
-    places = {"BASE": "my/base", "FACES": "faces", "HEADS": "heads", "OUT": tmp_path / "out"}
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "COMMANDS": tmp_path / "commands", "LAUNCH": "python", **places}
-    command = [ROOT / "examples/another_base.sh", "--max_train_steps", "7"]
-    subprocess.run(command, env={key: str(value) for key, value in env.items()}, check=True, capture_output=True)
-    one, two, views = (part.split("\n") for part in (tmp_path / "commands").read_text().split("\nEND\n")[:3])
-    first = load_script("train_restoration").parse_args(one[2:])
-    second = load_script("train_novel_view").parse_args(two[2:])
-    assert (first.pretrained_model_name_or_path, first.data_dir, first.max_train_steps) == ("my/base", "faces", 7)
-    assert second.pretrained_model_name_or_path == f"{first.output_dir}/pipeline"
-    assert (second.data_dir, second.max_train_steps) == ("heads", 7)
-    assert views[:2] == ["nvb-face", "views"]
-    assert views[views.index("--checkpoint") + 1] == f"{second.output_dir}/pipeline"
+    """Assert both steps on a base whose cross-attention is narrower than the features, its adapter, and the views."""
+    data = write_small_set(tmp_path / "data", views=8)
+    for name, model in (
+        ("unet", tiny_unet(cross_attention_dim=8)),
+        ("vae", tiny_vae()),
+        ("scheduler", tiny_scheduler()),
+    ):
+        model.save_pretrained(tmp_path / "base" / name)
+    shapes = {"encoder": tiny_encoder(), "view_transformer": tiny_view_transformer()}
+    for name, model in shapes.items():
+        config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+        (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    words = ["--max_train_steps", 1, "--train_batch_size", 1, "--num_validation_samples", 1, "--resolution", SIDE]
+    words += [
+        "--num_inference_steps",
+        1,
+        "--dataloader_num_workers",
+        0,
+        "--report_to",
+        "none",
+        "--mixed_precision",
+        "no",
+    ]
+    places = {"BASE": tmp_path / "base", "FACES": data, "HEADS": data, "OUT": tmp_path / "out", "STEPS": 1}
+    places |= {name.upper(): tmp_path / f"{name}.json" for name in shapes}
+    run("another_base.sh", *words, **places)
+    made = NVBFacePipeline.from_pretrained(tmp_path / "out/novel_view/pipeline")
+    assert made.unet.config.cross_attention_dim == tiny_encoder().config.out_channels
+    base = tiny_unet(cross_attention_dim=8).from_pretrained(tmp_path / "base/unet").state_dict()
+    trained = made.unet.state_dict()
+    same = {key for key in base if base[key].shape == trained[key].shape and torch.equal(base[key], trained[key])}
+    assert not any("attn2" in key and key.endswith("to_k.weight") for key in same)  # widened and trained
+    assert "conv_in.weight" in same
+    assert list((tmp_path / "out/restoration/adapter").rglob("*.safetensors"))
+    assert len(list((tmp_path / "out/views").glob("view_*.png"))) == 7

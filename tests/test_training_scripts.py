@@ -573,6 +573,21 @@ def test_the_time_limit_ends_with_a_checkpoint(script, place, tmp_path, monkeypa
     assert len(curve(tmp_path)) == 3
 
 
+def test_a_validation_that_fails_loses_nothing(place, tmp_path, monkeypatch):
+    """Assert a checkpoint of the step that was validated, from which the same command makes the pipeline."""
+    script = SCRIPTS["novel_view"]
+    with monkeypatch.context() as broken:
+        broken.setattr(script, "validate", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run("novel_view", place, tmp_path, "--max_train_steps", 2)
+    assert newest(tmp_path).name == "checkpoint-2"
+    assert run("novel_view", place, tmp_path, "--max_train_steps", 2, "--resume_from_checkpoint", "latest") == 0
+    whole = tmp_path / "whole"
+    assert run("novel_view", place, whole, "--max_train_steps", 2) == 0
+    name = "pipeline/view_transformer/diffusion_pytorch_model.safetensors"
+    assert_equal(load_file(tmp_path / name), load_file(whole / name))
+
+
 # Errors
 
 

@@ -217,8 +217,6 @@ class Run:
                         send_picture(self.accelerator, picture, self.global_step)
                     self._ema.restore(self.trainable)
                     self.validates = False
-                if self._ends or _is_due(self.global_step, args.checkpointing_steps):
-                    self._save_checkpoint()
                 if self._stops:
                     how = f"at step {self.global_step}, with a checkpoint: --resume_from_checkpoint latest goes on"
                     raise Stopped(self._stop.number or signal.SIGTERM, f" {how}")
@@ -283,6 +281,8 @@ class Run:
             self._progress.set_postfix(loss=f"{means['loss']:.4g}")
         late, self._stops = _any_process(self.accelerator, self._time_is_up(), self._stop.number is not None)
         self._ends = self.global_step >= args.max_train_steps or late or self._stops
+        if self._ends or _is_due(self.global_step, args.checkpointing_steps):
+            self._save_checkpoint()  # before a validation, which may fail
         due = not self._stops and (self._ends or _is_due(self.global_step, args.validation_steps))
         self.validates = due and self.accelerator.is_main_process
         if self.validates:

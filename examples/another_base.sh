@@ -4,8 +4,9 @@
 #     BASE=user/my-diffusion FACES=ffhq HEADS=my-heads OUT=runs/my-base examples/another_base.sh
 #
 # The cross-attention is widened on the way where the base's is narrower than the encoder's features. Further arguments
-# go to both training scripts; ENCODER and VIEW_TRANSFORMER, JSON files, are shapes of smaller models. OUT/restoration/adapter is what step 1 taught the base, for people who have it;
-# OUT/novel_view/pipeline is the pipeline, whole.
+# go to both training scripts; ENCODER and VIEW_TRANSFORMER, JSON files, are shapes of smaller models.
+# OUT/restoration/adapter is what step 1 taught the base, for people who have it; OUT/novel_view/pipeline is the
+# pipeline, whole.
 set -euo pipefail
 : "${BASE:?give BASE, a folder or Hub id}" "${FACES:?give FACES}" "${HEADS:?give HEADS}" "${OUT:?give OUT, a new folder}"
 here=$(cd "$(dirname "$0")/.." && pwd)

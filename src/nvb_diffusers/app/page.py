@@ -92,12 +92,9 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
                         save_restored = gr.DownloadButton("Download", interactive=False)
                     with gr.Tab("All at once"):
                         sheet = gr.Image(
-                            label="Seven views",
-                            interactive=False,
-                            format="png",
-                            elem_id="sheet",
+                            label="Seven views", interactive=False, format="png", elem_id="sheet",
                             alt_text="the photo and seven views of it",
-                        )
+                        )  # fmt: skip
                         make_sheet = gr.Button("Seven views", variant="primary", elem_id="make_sheet")
                         save_sheet = gr.DownloadButton("Download", interactive=False)
                     with gr.Tab("Orbit"):

@@ -27,7 +27,7 @@ JS = (
   };
   const named = () => document.querySelectorAll('button.gallery-item:not([aria-label])').forEach(button => {
     const image = button.querySelector('img[src]:not([src=""])');
-    if (image) button.setAttribute('aria-label', 'Example: ' + image.src.split('/').pop());
+    if (image) button.setAttribute('aria-label', 'Example: ' + decodeURIComponent(image.src.split('/').pop()));
   });
   new MutationObserver(named).observe(document.body, { childList: true, subtree: true });
   let from = null, left = [0, 0];

@@ -17,6 +17,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from nvb_diffusers import AppearanceModel, NVBFacePipeline, TimeAwareImageEncoder, ViewTransformer3D
 
+pytest_plugins = ["training_runs"]
+
 ROOT = Path(__file__).parents[1]
 RENDERED = "--identities 8 --views 4 --size 128 --split_sizes 0.3 0.3"  # the splits of `rendered_heads`
 

@@ -41,6 +41,11 @@ def trained():
     GradientState._reset_state()
 
 
+def save_state(accelerator):
+    """What an unsharded run writes into the folder of a checkpoint."""
+    return lambda folder: accelerator.save_state(str(folder))
+
+
 def make_checkpoints(folder, *steps):
     for step in steps:
         (folder / f"checkpoint-{step}").mkdir()
@@ -75,7 +80,7 @@ def test_a_checkpoint_holds_what_trains_and_comes_back(trained, tmp_path):
     """Assert that saving and loading restores the trained weight, and the frozen bias is not in the folder."""
     accelerator, layer = trained
     weight = layer.weight.detach().clone()
-    save_checkpoint(accelerator, tmp_path, 5, limit=2)
+    save_checkpoint(accelerator, tmp_path, 5, 2, save_state(accelerator))
     torch.nn.init.zeros_(layer.weight)
     accelerator.load_state(str(tmp_path / "checkpoint-5"))
     assert torch.equal(layer.weight, weight)
@@ -89,18 +94,18 @@ def test_pruning_keeps_the_newest(trained, tmp_path):
     """Assert that the oldest beyond the limit go, without a limit none, and the remains of a killed save too."""
     accelerator, _ = trained
     for step in (8, 9, 10):
-        save_checkpoint(accelerator, tmp_path, step, limit=2)
+        save_checkpoint(accelerator, tmp_path, step, 2, save_state(accelerator))
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
     (tmp_path / ".checkpoint-11.part").mkdir()
     (tmp_path / ".checkpoint-11.part" / "optimizer.bin").write_bytes(b"half")
-    save_checkpoint(accelerator, tmp_path, 12, limit=0)
+    save_checkpoint(accelerator, tmp_path, 12, 0, save_state(accelerator))
     assert sorted(os.listdir(tmp_path)) == ["checkpoint-10", "checkpoint-12", "checkpoint-9"]
 
 
 def test_a_save_that_fails_leaves_nothing_and_drops_nothing(trained, tmp_path, monkeypatch):
     """Assert one line, no folder and no remains, and that older checkpoints are still there."""
     accelerator, _ = trained
-    save_checkpoint(accelerator, tmp_path, 1, limit=1)
+    save_checkpoint(accelerator, tmp_path, 1, 1, save_state(accelerator))
 
     def full(folder):
         (Path(folder) / "optimizer.bin").write_bytes(b"half")
@@ -108,7 +113,7 @@ def test_a_save_that_fails_leaves_nothing_and_drops_nothing(trained, tmp_path, m
 
     monkeypatch.setattr(accelerator, "save_state", full)
     with pytest.raises(OSError, match=r"cannot write .*checkpoint-2 \(.* GB free\): .*No space left on device"):
-        save_checkpoint(accelerator, tmp_path, 2, limit=1)
+        save_checkpoint(accelerator, tmp_path, 2, 1, save_state(accelerator))
     assert os.listdir(tmp_path) == ["checkpoint-1"]
 
 
@@ -119,7 +124,7 @@ def test_a_file_size_limit_is_one_line(trained, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         with pytest.raises(OSError, match=r"^cannot write .*checkpoint-3 .*$"):
-            save_checkpoint(accelerator, tmp_path, 3, limit=1)
+            save_checkpoint(accelerator, tmp_path, 3, 1, save_state(accelerator))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
@@ -132,10 +137,10 @@ def test_a_full_disk_is_one_line(trained, tmp_path):
         pytest.skip("mounting a small disk needs root")
     accelerator, layer = trained
     try:
-        save_checkpoint(accelerator, tmp_path, 1, limit=0)
+        save_checkpoint(accelerator, tmp_path, 1, 0, save_state(accelerator))
         (tmp_path / "other").write_bytes(bytes(os.statvfs(tmp_path).f_bavail * 4096 - 4096))
         with pytest.raises(OSError, match=r"^cannot write .*checkpoint-2 \(0.00 GB free\).*$"):
-            save_checkpoint(accelerator, tmp_path, 2, limit=1)
+            save_checkpoint(accelerator, tmp_path, 2, 1, save_state(accelerator))
         assert sorted(os.listdir(tmp_path)) == ["checkpoint-1", "other"]
         weight = layer.weight.detach().clone()
         accelerator.load_state(str(tmp_path / "checkpoint-1"))

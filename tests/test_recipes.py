@@ -134,6 +134,20 @@ def test_launch_files_say_how_many_processes(name, machines, processes):
     assert (args.training_script, args.training_script_args) == ("train.py", ["--seed", "1"])
 
 
+def test_the_launch_file_of_sharded_models_asks_for_fsdp2():
+    """Assert what a process started by it finds in its environment, and that training.sharding takes it."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    words = ["--config_file", str(ROOT / "training/configs/8_gpus_fsdp.yaml"), "train.py"]
+    args = _validate_launch_command(launch_command_parser().parse_args(words))[0]
+    environment = prepare_multi_gpu_env(args)
+    assert (args.num_processes, args.mixed_precision, args.use_fsdp) == (8, "bf16", True)
+    expected = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+    assert {name: environment[name] for name in expected} == expected
+    assert environment["FSDP_OFFLOAD_PARAMS"] == environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
+
+
 def test_a_script_starts_from_a_launch_file(tmp_path):
     """Assert that a process which a file starts has its precision, and one process."""
     (tmp_path / "say.py").write_text(

@@ -1,150 +1,40 @@
-"""The training scripts at tiny size: they learn, resume to the bit, fail in one line and share work over processes."""
+"""The training scripts at tiny size: they learn, and their options change what they should."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from conftest import (
-    ROOT,
     load_script,
-    tiny_encoder,
     tiny_scheduler,
     tiny_unet,
     tiny_vae,
-    tiny_view_transformer,
 )
 from PIL import Image
 from safetensors.torch import load_file
-from small_data import write_small_set
+from training_runs import (
+    SCRIPTS,
+    STEPS,
+    arguments,
+    assert_equal,
+    assert_one_line,
+    curve,
+    gradients,
+    run,
+    weights,
+)
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.data.datasets import MultiViewFaceDataset, SampleTransform, held_out_batch
 from nvb_diffusers.data.keys import draw_timesteps
 from nvb_diffusers.models.unet import load_adapter
-from nvb_diffusers.training import run as run_module
 from nvb_diffusers.training import start
 from nvb_diffusers.training.backbone import load_unet
-from nvb_diffusers.training.checkpoints import list_checkpoints
 
-TRAINING = ROOT / "training"
-SCRIPTS = {name: load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view")}
 prepare_shards = load_script("prepare_shards")
-STEPS = ["restoration", "novel_view"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Forget the processes and precision of the run before, which accelerate keeps for the life of a process."""
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-
-
-def write_config(path, model):
-    path.write_text(json.dumps({name: value for name, value in model.config.items() if not name.startswith("_")}))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Data, a base model, shapes of new models, and what step 1 makes of them."""
-    folder = tmp_path_factory.mktemp("training")
-    write_small_set(folder / "data")
-    torch.manual_seed(0)
-    for name, model in (("unet", tiny_unet()), ("vae", tiny_vae()), ("scheduler", tiny_scheduler())):
-        model.save_pretrained(folder / "base" / name)
-    write_config(folder / "unet.json", tiny_unet())
-    write_config(folder / "encoder.json", tiny_encoder())
-    write_config(folder / "transformer.json", tiny_view_transformer())
-    vae = {
-        "latent_channels": 4,
-        "encoder_block_types": "ResBlock",
-        "decoder_block_types": "ResBlock",
-        **{f"{part}_block_out_channels": [8] * 4 for part in ("encoder", "decoder")},
-        **{f"{part}_layers_per_block": [0, 1, 1, 1] for part in ("encoder", "decoder")},
-        **{f"{part}_qkv_multiscales": [[]] * 4 for part in ("encoder", "decoder")},
-    }
-    (folder / "vae.json").write_text(json.dumps(vae))
-    place = SimpleNamespace(folder=folder, data=folder / "data", base=folder / "base", step1=folder / "step1/pipeline")
-    assert run("restoration", place, folder / "step1", "--max_train_steps", 2) == 0
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    return place
-
-
-def arguments(script, place, output, *extra):
-    """A command line of the script at tiny size; later options replace earlier ones."""
-    common = {"--data_dir": place.data, "--output_dir": output, "--resolution": 64, "--report_to": "none"}
-    common |= {"--dataloader_num_workers": 0, "--logging_steps": 1, "--lr_warmup_steps": 0, "--max_train_steps": 3}
-    steps = {"--num_inference_steps": 1}
-    options = {
-        "autoencoder": {"--model_config": place.folder / "vae.json", "--train_batch_size": 4},
-        "restoration": {
-            **steps,
-            "--pretrained_model_name_or_path": place.base,
-            "--encoder_config": place.folder / "encoder.json",
-            "--train_batch_size": 4,
-            "--num_validation_samples": 2,
-            "--rank": 2,
-        },
-        "novel_view": {
-            **steps,
-            "--pretrained_model_name_or_path": place.step1,
-            "--view_transformer_config": place.folder / "transformer.json",
-            "--num_target_views": 1,
-            "--num_validation_samples": 1,
-        },
-    }[script]
-    degradation = [] if script == "autoencoder" else ["--degradation", "mild", "medium"]
-    return [str(word) for pair in (common | options).items() for word in pair] + degradation + [str(w) for w in extra]
-
-
-def run(script, place, output, *extra):
-    return SCRIPTS[script].main(arguments(script, place, output, *extra))
-
-
-def curve(folder, name="loss"):
-    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
-
-
-def newest(folder):
-    return list_checkpoints(folder)[-1]
-
-
-def weights(folder):
-    """The trained parameters in the newest checkpoint."""
-    return {f"{path.name} {k}": v for path in newest(folder).glob("*.safetensors") for k, v in load_file(path).items()}
-
-
-def gradients(folder):
-    """The running means of the gradients in the newest checkpoint, in which they add up, as in no weight of AdamW."""
-    states = torch.load(newest(folder) / "optimizer.bin", weights_only=True)["state"]
-    return {str(number): state["exp_avg"] for number, state in states.items()}
-
-
-def assert_equal(one, other, **tolerance):
-    assert one.keys() == other.keys()
-    for name in one:
-        if tolerance:
-            torch.testing.assert_close(one[name], other[name], **tolerance)
-        else:
-            assert torch.equal(one[name], other[name]), name
-
-
-def assert_one_line(capsys, words):
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, lines
-    assert words in lines[0]
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 # What they learn
@@ -483,217 +373,3 @@ def test_own_images_are_checked_at_the_start(script, place, tmp_path, capsys):
         assert run(script, place, tmp_path / "run", *extra) == 2
         assert expected in capsys.readouterr().err.splitlines()[-1]
         assert not (tmp_path / "run").exists()
-
-
-# Stop and go on
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_resumed_run_is_the_same_run(script, place, tmp_path):
-    """Assert the curve and weights of an uninterrupted run, to the bit, with accumulation and validation between."""
-    extra = ["--gradient_accumulation_steps", 2, "--train_batch_size", 1, "--validation_steps", 2]
-    extra += ["--checkpointing_steps", 2, "--learning_rate", 1e-3]
-    assert run(script, place, tmp_path / "whole", *extra, "--max_train_steps", 5) == 0
-    assert run(script, place, tmp_path / "parts", *extra, "--max_train_steps", 3) == 0
-    resume = ["--resume_from_checkpoint", "latest", "--max_train_steps", 5]
-    assert run(script, place, tmp_path / "parts", *extra, *resume) == 0
-    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
-    assert_equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-    final = {
-        "autoencoder": "vae",
-        "novel_view": "pipeline/view_transformer",
-    }
-    final = f"{final.get(script, 'pipeline/image_encoder')}/diffusion_pytorch_model.safetensors"
-    assert_equal(load_file(tmp_path / "parts" / final), load_file(tmp_path / "whole" / final))
-
-
-def test_a_changed_data_set_is_told(place, tmp_path, capsys):
-    """Assert one line on resume where an image is another than before, and none where nothing changed."""
-    data = write_small_set(tmp_path / "data")
-    words = ["--data_dir", data, "--resume_from_checkpoint", "latest"]
-    for steps, image in ((1, None), (2, None), (3, data / "images/000000/01.png")):
-        if image is not None:
-            image.write_bytes((data / "images/000001/01.png").read_bytes())
-        assert run("restoration", place, tmp_path / "run", *words, "--max_train_steps", steps) == 0
-        assert ("goes on from step 2 with data " in capsys.readouterr().err) == (image is not None)
-
-
-STOP_IN_SAVE = """
-import sys, time
-sys.path.insert(0, {training!r})
-from accelerate import Accelerator
-import train_restoration
-
-def save_state(self, folder, real=Accelerator.save_state):
-    real(self, folder)
-    if "checkpoint-4" in folder:
-        open(folder + "/optimizer.bin", "wb").write(b"half")
-        open(folder + "/saving", "w").close()
-        time.sleep(600)
-
-Accelerator.save_state = save_state
-train_restoration.main({arguments!r})
-"""
-
-
-def test_kill_9_in_the_middle_of_a_save(place, tmp_path):
-    """Assert that a run killed while it saves leaves whole checkpoints alone, and the same command goes on exactly."""
-    extra = ["--checkpointing_steps", 2, "--max_train_steps", 6, "--resume_from_checkpoint", "latest"]
-    extra += ["--checkpoints_total_limit", 2]
-    words = arguments("restoration", place, tmp_path / "killed", *extra)
-    program = STOP_IN_SAVE.format(training=str(TRAINING), arguments=words)
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        while not list((tmp_path / "killed").rglob("saving")):  # in the hidden folder that becomes the checkpoint
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-    names = os.listdir(tmp_path / "killed")
-    assert "checkpoint-2" in names
-    assert "checkpoint-4" not in names
-    assert len(curve(tmp_path / "killed")) == 4
-    assert run("restoration", place, tmp_path / "killed", *extra) == 0
-    assert run("restoration", place, tmp_path / "whole", *extra) == 0
-    assert (tmp_path / "killed/curve.jsonl").read_text() == (tmp_path / "whole/curve.jsonl").read_text()
-    assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    assert sorted(path.name for path in (tmp_path / "killed").glob("*checkpoint*")) == ["checkpoint-4", "checkpoint-6"]
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_time_limit_ends_with_a_checkpoint(script, place, tmp_path, monkeypatch):
-    """Assert a checkpoint, a validation and a pipeline at the step that the time reached, and that it goes on."""
-    clock = iter(range(1000))
-    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    assert run(script, place, tmp_path, "--max_train_seconds", 1.5, "--max_train_steps", 9) == 0
-    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
-    assert (tmp_path / ("vae" if script == "autoencoder" else "pipeline")).is_dir()
-    extra = ["--max_train_steps", 3, "--resume_from_checkpoint", "latest"]
-    assert run(script, place, tmp_path, *extra) == 0
-    assert len(curve(tmp_path)) == 3
-
-
-def test_a_validation_that_fails_loses_nothing(place, tmp_path, monkeypatch):
-    """Assert a checkpoint of the step that was validated, from which the same command makes the pipeline."""
-    script = SCRIPTS["novel_view"]
-    with monkeypatch.context() as broken:
-        broken.setattr(script, "validate", lambda *args: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run("novel_view", place, tmp_path, "--max_train_steps", 2)
-    assert newest(tmp_path).name == "checkpoint-2"
-    assert run("novel_view", place, tmp_path, "--max_train_steps", 2, "--resume_from_checkpoint", "latest") == 0
-    whole = tmp_path / "whole"
-    assert run("novel_view", place, whole, "--max_train_steps", 2) == 0
-    name = "pipeline/view_transformer/diffusion_pytorch_model.safetensors"
-    assert_equal(load_file(tmp_path / name), load_file(whole / name))
-
-
-# Errors
-
-
-def test_a_wrong_path_or_file_is_one_line(place, tmp_path, capsys):
-    """Assert that each of these exits with 2 and one line that names what is wrong."""
-    bad_json, bad_key = tmp_path / "bad.json", tmp_path / "key.json"
-    bad_json.write_text("{")
-    bad_key.write_text('{"widths": 3}')
-    cases = [
-        ("restoration", ["--data_dir", tmp_path / "none"], "no data set at"),
-        ("restoration", ["--pretrained_model_name_or_path", tmp_path / "none"], str(tmp_path / "none")),
-        ("restoration", ["--encoder_config", tmp_path / "none.json"], "none.json"),
-        ("restoration", ["--encoder_config", bad_json], "bad.json is not JSON"),
-        ("restoration", ["--encoder_config", bad_key], "unexpected keyword argument 'widths'"),
-        ("restoration", ["--resume_from_checkpoint", tmp_path / "none"], "no checkpoint at"),
-        ("restoration", ["--latents_cache", tmp_path / "x.npy", "--crop_jitter", 0.1], "not with --crop_jitter"),
-        ("novel_view", ["--pretrained_model_name_or_path", tmp_path / "none"], str(tmp_path / "none")),
-        ("novel_view", ["--num_target_views", 7], "lower --num_target_views"),
-        ("novel_view", ["--num_diffusion_views", 3], "a sample has 2 views"),
-        ("novel_view", ["--num_diffusion_views", 0, "--train_unet"], "--train_unet needs one"),
-        ("novel_view", ["--conditioning_dropout", 0.1], "goes with --train_unet alone"),
-        ("novel_view", ["--streaming"], "prepare_shards.py makes it"),
-        ("autoencoder", ["--model_config", bad_key], "unexpected keyword argument 'widths'"),
-    ]
-    for number, (script, extra, words) in enumerate(cases):
-        assert run(script, place, tmp_path / str(number), *extra) == 2
-        assert_one_line(capsys, words)
-
-
-def test_an_unreadable_picture_is_one_line(place, tmp_path, capsys):
-    """Assert that a picture that breaks during training ends the run in one line, from a worker process."""
-    data = write_small_set(tmp_path / "data")
-    (data / "images/000002/01.png").write_bytes(b"no picture")
-    extra = ["--data_dir", data, "--checkpointing_steps", 1, "--train_batch_size", 1, "--max_train_steps", 20]
-    assert run("restoration", place, tmp_path / "run", *extra, "--dataloader_num_workers", 1) == 2
-    assert_one_line(capsys, "cannot read image")
-    saved = list((tmp_path / "run").glob("checkpoint-*"))
-    assert saved
-    (tmp_path / "data").joinpath("images/000002/01.png").write_bytes((data / "images/000002/00.png").read_bytes())
-    extra[-1] = max(int(path.name.split("-")[1]) for path in saved) + 1
-    assert run("restoration", place, tmp_path / "run", *extra, "--resume_from_checkpoint", "latest") == 0
-
-
-@pytest.mark.parametrize("script", ["autoencoder", "restoration"])
-def test_a_full_disk_is_one_line(script, place, tmp_path, capsys, monkeypatch):
-    """Assert that a checkpoint which cannot be written ends the run in one line and keeps the one before."""
-    real, calls = Accelerator.save_state, []
-
-    def save_state(self, folder):
-        calls.append(folder)
-        if len(calls) == 2:
-            Path(folder, "optimizer.bin").write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        return real(self, folder)
-
-    monkeypatch.setattr(Accelerator, "save_state", save_state)
-    extra = ["--checkpointing_steps", 1, "--max_train_steps", 5]
-    assert run(script, place, tmp_path, *extra) == 2
-    assert_one_line(capsys, "No space left on device")
-    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-1"]
-    assert run(script, place, tmp_path, *extra, "--resume_from_checkpoint", "latest", "--max_train_steps", 2) == 0
-
-
-def test_a_run_is_not_begun_over_another(place, tmp_path, capsys):
-    """Assert that a second run in the same folder has to say that it goes on."""
-    assert run("autoencoder", place, tmp_path) == 0
-    before = (tmp_path / "curve.jsonl").read_text()
-    assert run("autoencoder", place, tmp_path) == 2
-    assert_one_line(capsys, "already holds checkpoint-3")
-    assert (tmp_path / "curve.jsonl").read_text() == before
-
-
-# Several processes
-
-TWO_PROCESSES = """
-import sys
-sys.path.insert(0, {training!r})
-from accelerate import Accelerator
-import train_novel_view, train_restoration
-
-Accelerator.end_training = lambda self: None  # it would end the group of processes, which the second run needs
-sys.exit(train_restoration.main({restoration!r}) or train_novel_view.main({novel_view!r}))
-"""
-
-
-def test_two_processes_are_one_with_the_double_batch(place, tmp_path):
-    """Assert equal losses and weights after two steps of both scripts, by two processes and by one."""
-    extra = {
-        "restoration": ["--conditioning_dropout", 0.3],
-        "novel_view": ["--camera_conditioning", "mixed", "--train_unet"],
-    }
-    words = {}
-    for script in STEPS:
-        common = [*extra[script], "--max_train_steps", 2, "--learning_rate", 1e-4, "--max_train_seconds", 600]
-        assert run(script, place, tmp_path / f"{script}-one", *common, "--train_batch_size", 2) == 0
-        more = ["--train_batch_size", 1, "--validation_steps", 1]
-        words[script] = arguments(script, place, tmp_path / f"{script}-two", *common, *more)
-    (tmp_path / "both.py").write_text(TWO_PROCESSES.format(training=str(TRAINING), **words))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run([*launch, str(tmp_path / "both.py")], env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    for script in STEPS:
-        one, two = tmp_path / f"{script}-one", tmp_path / f"{script}-two"
-        assert curve(two) == pytest.approx(curve(one), rel=1e-5)
-        assert_equal(gradients(one), gradients(two), atol=1e-6, rtol=1e-5)
-        assert_equal(weights(one), weights(two), atol=2e-5, rtol=1e-4)
-        states = sorted(path.name for path in (two / "checkpoint-2").glob("random_states_*"))
-        assert states == ["random_states_0.pkl", "random_states_1.pkl"]

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, on_main_process
-from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -65,8 +64,17 @@ def find_checkpoint(output_dir: str | Path, resume_from: str | None) -> Path | N
     return folder
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int, limit: int) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, output_dir: str | Path, step: int, limit: int, write: Callable[[Path], None]
+) -> None:
     """Save the training state as `checkpoint-N`, whole or not at all; then drop the oldest beyond `limit`, 0 for none.
+
+    Args:
+        accelerator: knows the other processes.
+        output_dir: the run's folder.
+        step: N.
+        limit: how many are kept.
+        write: called in every process with the folder to fill.
 
     Raises:
         OSError: the state could not be written, for one because the disk is full; older checkpoints are untouched.
@@ -78,7 +86,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int,
     accelerator.wait_for_everyone()
     write_folder(
         folder,
-        lambda part: accelerator.save_state(str(part)),
+        write,
         replace=accelerator.is_main_process,
         wait=accelerator.wait_for_everyone,
     )
@@ -114,15 +122,7 @@ def write_folder(
 
 
 def save_only_trainable(accelerator: Accelerator) -> None:
-    """Make checkpoints hold just the parameters that train; frozen ones come from the base model again.
-
-    Raises:
-        ValueError: the run would shard its models, for which neither this nor the EMA of parameters is made.
-    """
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            "the models of these scripts fit on every GPU: launch with plain data parallelism (--multi_gpu)"
-        )
+    """Make checkpoints hold just the parameters that train; frozen ones come from the base model again."""
 
     def save(models: list[torch.nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
         for number, model in enumerate(models):

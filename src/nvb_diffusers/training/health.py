@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from nvb_diffusers.training.checkpoints import list_checkpoints
+from nvb_diffusers.training.sharding import whole
 
 PATIENCE = 20  # steps: fp16 looks for its scale with about half as many
 
@@ -39,7 +40,7 @@ class Health:
 
     def check(self, trained: Iterable[torch.nn.Parameter], step: int) -> None:
         """Raise a ValueError where a weight is not finite: from there nothing comes back."""
-        finite = torch.stack([parameter.detach().isfinite().all() for parameter in trained]).all()
+        finite = torch.stack([whole(parameter.detach().isfinite().all()) for parameter in trained]).all()
         if not finite:
             raise self.lost(step)
 

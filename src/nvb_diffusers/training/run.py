@@ -42,6 +42,7 @@ from nvb_diffusers.data.datasets import (
 )
 from nvb_diffusers.files import one_line, only_writer, read_json
 from nvb_diffusers.stopping import Stopped, StopRequest, asked_to_stop, begin_worker, stop_by_signals
+from nvb_diffusers.training import sharding
 from nvb_diffusers.training.checkpoints import (
     CurveTracker,
     checkpoint_step,
@@ -114,6 +115,9 @@ class Run:
             # The main process validates and caches latents while the others wait for it.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
         )
+        sharding.check_launch(self.accelerator)
+        if sharding.is_asked():
+            sharding.check_options(args)
         if self.accelerator.is_main_process:
             self._held.enter_context(only_writer(self.output_dir))
         set_seed(args.seed)
@@ -153,6 +157,9 @@ class Run:
         whole_batch = batch_size * processes * args.gradient_accumulation_steps
         if args.num_train_epochs is not None:
             args.max_train_steps = args.num_train_epochs * math.ceil(len(dataset) / whole_batch)
+        self._sharded = sharding.Sharded(models, self.accelerator.device) if sharding.is_asked() else None
+        if self._sharded:
+            models = self._sharded.models
         named = [pair for model in models for pair in model.named_parameters() if pair[1].requires_grad]
         self.trainable = [parameter for _, parameter in named]
         check_room(self.output_dir, self.trainable, self._checkpoints_to_come())
@@ -178,21 +185,21 @@ class Run:
         dataloader = DataLoader(
             dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True, worker_init_fn=begin_worker
         )
-        *prepared, self._optimizer, self._dataloader, self._lr_scheduler = self.accelerator.prepare(
-            *models, optimizer, dataloader, lr_scheduler
-        )
-        self._models = prepared
+        self._optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self._dataloader = self.accelerator.prepare_data_loader(dataloader)
+        self._lr_scheduler = self.accelerator.prepare_scheduler(lr_scheduler)
+        self._models = list(models) if self._sharded else [self.accelerator.prepare_model(model) for model in models]
         self._ema.to(self.accelerator.device)
         save_only_trainable(self.accelerator)
         save_averages(self.accelerator, self._ema)
         if self._resume_from:
-            load_checkpoint(self.accelerator, self._resume_from)
+            self._read_state(self._resume_from, lr_scheduler)
             self._ema.to(self.accelerator.device)
             self._ema.decay = args.ema_decay
             use_settings(optimizer, lr_scheduler, settings)
             self._tell_changes()
         self.accelerator.init_trackers(self._name, self._described())
-        return prepared
+        return self._models
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches, each to be answered by one `step`, under autocast until then; at the end the EMA's weights stay.
@@ -215,13 +222,19 @@ class Run:
                 if self.validates:
                     for picture in sorted(self.output_dir.glob(PICTURES)):
                         send_picture(self.accelerator, picture, self.global_step)
-                    self._ema.restore(self.trainable)
+                    if self._sharded:
+                        self._sharded.put_whole_aside()
+                    else:
+                        self._ema.restore(self.trainable)
                     self.validates = False
                 if self._stops:
                     how = f"at step {self.global_step}, with a checkpoint: --resume_from_checkpoint latest goes on"
                     raise Stopped(self._stop.number or signal.SIGTERM, f" {how}")
         self._signals.close()
-        self._ema.copy_to(self.trainable)
+        if self._sharded:
+            self._sharded.fill_whole(self._ema.shadow_params)
+        else:
+            self._ema.copy_to(self.trainable)
 
     def step(self, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
         """Backward, and an optimizer step once the gradients of `--gradient_accumulation_steps` batches are there.
@@ -235,7 +248,7 @@ class Run:
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             norm = self.accelerator.clip_grad_norm_(self.trainable, self.args.max_grad_norm or math.inf)
-            if not self._health.note(norm, self.global_step + 1) and self.accelerator.scaler is None:
+            if not self._health.note(sharding.whole(norm), self.global_step + 1) and self.accelerator.scaler is None:
                 self._optimizer.zero_grad()  # a step without gradients is none; with a scaler, that leaves it out
         self._optimizer.step()
         self._lr_scheduler.step()
@@ -285,7 +298,9 @@ class Run:
             self._save_checkpoint()  # before a validation, which may fail
         due = not self._stops and (self._ends or _is_due(self.global_step, args.validation_steps))
         self.validates = due and self.accelerator.is_main_process
-        if self.validates:
+        if self._sharded and due:
+            self._sharded.fill_whole(self._ema.shadow_params)  # every process has rows of them
+        elif self.validates:
             self._ema.store(self.trainable)
             self._ema.copy_to(self.trainable)
 
@@ -297,9 +312,32 @@ class Run:
         """
         self._health.check(self.trainable, self.global_step)
         if self._health.is_good:
-            save_checkpoint(self.accelerator, self.output_dir, self.global_step, self.args.checkpoints_total_limit)
+            limit = self.args.checkpoints_total_limit
+            save_checkpoint(self.accelerator, self.output_dir, self.global_step, limit, self._write_state)
         elif self._ends:
             raise self._health.lost(self.global_step)
+
+    def _write_state(self, folder: Path) -> None:
+        """Fill a checkpoint's folder, with every process's rows where the models are sharded."""
+        if self._sharded:
+            sharding.save_state(folder, self.trainable, self._ema, self._optimizer.optimizer)
+        else:
+            self.accelerator.save_state(str(folder))
+
+    def _read_state(self, folder: Path, lr_scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+        """Take up a checkpoint; one of rows may have been written by any number of processes.
+
+        Raises:
+            ValueError: the folder is damaged, of another run, or was written whole where the models are sharded.
+        """
+        if sharding.is_sharded(folder):
+            sharding.check_options(self.args)
+            sharding.load_state(folder, self.trainable, self._ema, self._optimizer.optimizer)
+            lr_scheduler.last_epoch = self.global_step * self.accelerator.num_processes  # as accelerate counts
+        elif self._sharded:
+            raise ValueError(f"{folder} was saved by a run that was not sharded: go on without FSDP")
+        else:
+            load_checkpoint(self.accelerator, folder)
 
     def _checkpoints_to_come(self) -> int:
         """How many checkpoints more than now there will be at once, at least the first."""

@@ -2,10 +2,12 @@
 
     python -m benchmarks.training_speed                          # the small default model, at 128 pixels
     python -m benchmarks.training_speed --data_dir heads-v1-128  # and with a real set, through the data loader
+    python -m benchmarks.training_speed --data_dir heads-v1-shards --streaming  # of prepare_shards.py, parquet or tar
 
 Timed is a `Run` with the `compute_loss` of the step's script: backward, clipping, AdamW, learning rate and EMA. Bound
 and step take turns, and each is compared within a turn, since machines do not keep their speed. A step has more to do
 than the UNet, so its bound is the UNet's rate times the share of the UNet in the step's floating point operations.
+With a set, the share of the time in which the step waits for its batch is printed too.
 Peak memory is that of a process of its own for each row: on a GPU what torch allocates, on a CPU how much the resident
 set grows after the imports.
 """
@@ -53,6 +55,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--rounds", type=whole_number(1), default=8, help="turns of bound and step; their medians are printed"
     )
     parser.add_argument("--data_dir", help="also read this set through the data loader, latents cached")
+    parser.add_argument("--streaming", action="store_true", help="the set is in shards")
     parser.add_argument("--degradation", nargs="+", default=["mild", "medium", "severe"])
     parser.add_argument("--dataloader_num_workers", type=whole_number(0, 1024), default=2)
     return parser.parse_args(argv)
@@ -86,11 +89,13 @@ class Turns:
             model.to(run.accelerator.device, memory_format=torch.channels_last)
         self.run, self.step, self.latents = run, step, latents.to(run.accelerator.device)
         self.models = run.prepare(step.trained, dataset)
-        self.batches = iter(run)
+        self.batches, self.waited = iter(run), 0.0  # seconds
 
     def train(self) -> None:
         """One turn of the script's loop."""
+        start = time.perf_counter()
         batch = next(self.batches)
+        self.waited += time.perf_counter() - start
         self.run.step(*self.step.compute_loss(self.models, batch))
 
     def load(self) -> None:
@@ -125,9 +130,9 @@ def open_dataset(name: str, step: Step, args: argparse.Namespace) -> DataSet:
     transform = SampleTransform(step.image_encoder.config.sample_size, args.degradation)
     dataset: DataSet
     if name == "restoration":
-        dataset = FaceDataset(args.data_dir, "train", transform)
+        dataset = FaceDataset(args.data_dir, "train", transform, args.streaming)
     else:
-        dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views)
+        dataset = MultiViewFaceDataset(args.data_dir, "train", transform, args.num_target_views, args.streaming)
     config = step.unet.config
     shape = (len(dataset.records), 2, config.in_channels, config.sample_size, config.sample_size)
     dataset.use_latents(np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16))
@@ -162,7 +167,10 @@ def measure_rates(name: str, args: argparse.Namespace, precision: str) -> dict[s
             with make_turns(name, args, precision, from_disk=True) as turns:
                 turn = turns.load if row == "loader alone" else turns.train
                 seconds(turn, 2 * args.dataloader_num_workers + 1)  # those that the workers have made ahead
-                rates[row] = size * args.rounds / seconds(turn, args.rounds)
+                turns.waited = 0.0
+                taken = seconds(turn, args.rounds)
+                rates[row] = size * args.rounds / taken
+                rates["waits"] = turns.waited / taken  # of the last row, the whole step
     return {row: float(rate) for row, rate in rates.items()}
 
 
@@ -208,6 +216,7 @@ def report(args: argparse.Namespace) -> Iterator[str]:
                 ratio = rates["data loader"] / rates["bound"]
                 yield f"{start} step, data loader | {rates['data loader']:.1f} | {ratio:.2f} | {ratio / share:.2f} | |"
                 yield f"{start} data loader alone | {rates['loader alone']:.1f} | | | |"
+                yield f"{start} share of the step that waits for data | {rates['waits']:.1%} | | | |"
         yield f"| {step} | | share of the UNet in the operations | | {share:.2f} | 1 | |"
 
 

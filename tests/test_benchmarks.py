@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,19 @@ def test_what_is_timed_trains(name, configs, tmp_path):
         turns.train()  # the learning rate begins at 0
         assert any(not torch.equal(p, q) for p, q in zip(parameters, start, strict=True))
         assert turns.run.global_step == 2
+
+
+def test_a_step_that_waits_for_data_says_how_long(monkeypatch):
+    """Assert the seconds of a slow loader, and that those of the step are not among them."""
+    monkeypatch.setattr(training_speed.Turns, "__init__", lambda self: None)
+    turns, clock = training_speed.Turns(), iter([1.0, 4.0, 10.0, 10.5])
+    monkeypatch.setattr(training_speed.time, "perf_counter", lambda: next(clock))
+    turns.batches, turns.waited, turns.models = iter([{}, {}]), 0.0, []
+    turns.step = SimpleNamespace(compute_loss=lambda models, batch: (None, {}))
+    turns.run = SimpleNamespace(step=lambda loss, parts: None)
+    turns.train()
+    turns.train()
+    assert turns.waited == 3.5
 
 
 def test_live_memory_is_the_most_at_a_time():

@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import tarfile
 from itertools import islice
 
 import fsspec
@@ -25,6 +26,7 @@ from nvb_diffusers.data.datasets import (
     load_records,
     split_batch,
 )
+from nvb_diffusers.data.tar_shards import read_tar, write_tar
 from nvb_diffusers.training.latents import cache_latents, encode_latents, latent_side, with_latents
 
 POINT = torch.tensor([[0.11, 0.09, 0.06]])  # in the world, off every axis
@@ -241,11 +243,12 @@ def test_an_interrupted_cache_is_made_again(tmp_path, folder):
 # Shards
 
 
-@pytest.fixture
-def shards(tmp_path, folder):
+@pytest.fixture(params=["parquet", "webdataset"])
+def shards(tmp_path, folder, request):
     """The small set in several shards: of the train split two identities each."""
     size = sum(path.stat().st_size for path in (folder / "images").glob("00000[01]/*.png")) - 100
     arguments = ["--data_dir", str(folder), "--output_dir", str(tmp_path / "shards"), "--shard_size", str(size / 1e6)]
+    arguments += ["--shard_format", request.param]
     assert prepare_shards.main(arguments) == 0
     assert prepare_shards.main(arguments) == 0, "the second run finds everything in place"
     index = json.loads((tmp_path / "shards/shards.json").read_text())
@@ -306,8 +309,9 @@ def test_shards_that_are_missing_or_broken_are_named(tmp_path, shards):
         FaceDataset(tmp_path, "train", SampleTransform(64, ()), streaming=True)
     with pytest.raises(ValueError, match="no shard of split 'dev'"):
         FaceDataset(shards, "dev", SampleTransform(64, ()), streaming=True)
-    (shards / "test-00000.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(OSError, match=r"cannot read shard .*test-00000.parquet"):
+    (broken,) = shards.glob("test-00000.*")
+    broken.write_bytes(broken.read_bytes()[:1000])
+    with pytest.raises(OSError, match=rf"cannot read shard .*{broken.name}"):
         FaceDataset(shards, "test", SampleTransform(64, ()), streaming=True)[0]
 
 
@@ -318,6 +322,23 @@ def test_a_broken_picture_in_a_shard_is_named(tmp_path, folder):
     dataset = FaceDataset(tmp_path / "shards", "train", SampleTransform(64, ()), streaming=True)
     with pytest.raises(ValueError, match=r"cannot read image 000000/02.png in .*train-00000.parquet"):
         dataset[2]
+
+
+def test_a_tar_shard_is_webdatasets_layout(tmp_path):
+    """Assert the members of a file, what comes back, and one line for a sample that lacks one."""
+    rows = [
+        {"image": {"bytes": b"one", "path": "7/a.b.png"}, "identity": "7", "view": 3, "camera": [0.5] * 25},
+        {"image": {"bytes": b"two", "path": "8/c.jpg"}, "identity": "8", "view": 0, "camera": None},
+    ]
+    write_tar(tmp_path / "a.tar", rows)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert tar.getnames() == ["00000000.png", "00000000.json", "00000001.jpg", "00000001.json"]
+    with (tmp_path / "a.tar").open("rb") as file:
+        assert read_tar(file) == {name: [row[name] for row in rows] for name in rows[0]}
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("5.png"))
+    with (tmp_path / "b.tar").open("rb") as file, pytest.raises(ValueError, match="sample 5 has png, expected a pict"):
+        read_tar(file)
 
 
 def test_shuffled_shards_hold_the_same_pictures(tmp_path, folder):

@@ -1,9 +1,10 @@
-"""Pack a data set in the project's format into parquet shards, which training reads with `--streaming`.
+"""Pack a data set in the project's format into shards, which training reads with `--streaming`.
 
     python training/prepare_shards.py --data_dir heads-v1 --output_dir heads-v1-shards
 
-The shards hold the files of the pictures as they are, the views of an identity side by side. Copy the folder wherever
-fsspec reads (the Hub, S3, a web server) and give that address as `--data_dir`. Run it again to go on after a stop.
+The shards are parquet files, or tar files as webdataset reads them. They hold the files of the pictures as they are,
+the views of an identity side by side. Copy the folder wherever fsspec reads (the Hub, S3, a web server) and give that
+address as `--data_dir`. Run it again to go on after a stop.
 """
 
 import argparse
@@ -20,10 +21,12 @@ import pyarrow.parquet
 from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.records import SPLITS, begin_data_set, read_records
 from nvb_diffusers.data.shards import INDEX_FILE, RECORD_FEATURES
+from nvb_diffusers.data.tar_shards import write_tar
 from nvb_diffusers.files import replaced_file, write_whole
 from nvb_diffusers.option_types import OneLineParser, filled_text, number, whole_number
 
 MEGABYTE = 1e6
+ENDINGS = {"parquet": "parquet", "webdataset": "tar"}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,6 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=256,
         help="about how many megabytes; each data loading worker holds one",
     )
+    parser.add_argument("--shard_format", choices=tuple(ENDINGS), default="parquet")
     parser.add_argument(
         "--shuffle_seed", type=whole_number(0), help="mix the identities, as for sets joined from several sources"
     )
@@ -70,16 +74,21 @@ def fill_shards(
 
 
 def write_shard(path: Path, folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write one shard at once."""
-    columns = {
-        "image": [{"bytes": (folder / r["file_name"]).read_bytes(), "path": r["file_name"]} for r in records],
-        "identity": [str(record["identity"]) for record in records],
-        "view": [record["view"] for record in records],
-        "camera": [record.get("camera") for record in records],
-    }
-    table = datasets.Dataset.from_dict(columns, features=RECORD_FEATURES).data.table
+    """Write one shard at once, in the format of its ending."""
+    rows = [
+        {
+            "image": {"bytes": (folder / record["file_name"]).read_bytes(), "path": record["file_name"]},
+            "identity": str(record["identity"]),
+            "view": record["view"],
+            "camera": record.get("camera"),
+        }
+        for record in records
+    ]
     with replaced_file(path) as part:
-        pyarrow.parquet.write_table(table, part)
+        if path.suffix == ".tar":
+            write_tar(part, rows)
+        else:
+            pyarrow.parquet.write_table(datasets.Dataset.from_list(rows, features=RECORD_FEATURES).data.table, part)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             identities = group_by_identity([r for r in records if r["split"] == split], args.shuffle_seed)
             index[split] = []
             for number, shard in enumerate(fill_shards(identities, folder, args.shard_size * MEGABYTE)):
-                name = f"{split}-{number:05d}.parquet"
+                name = f"{split}-{number:05d}.{ENDINGS[args.shard_format]}"
                 shards[name] = [view for identity in shard for view in identity]
                 cameras = all(view.get("camera") is not None for view in shards[name])
                 index[split].append({"file": name, "views": [len(i) for i in shard], "cameras": cameras})
@@ -104,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, views in shards.items():
             if not (target / name).exists():
                 write_shard(target / name, folder, views)
-        for path in target.glob("*.parquet"):
+        for path in target.glob(f"*.{ENDINGS[args.shard_format]}"):
             if path.name not in shards:  # of the set as it was: tools that read every file would mix them
                 path.unlink()
         write_whole(target / INDEX_FILE, json.dumps(index))

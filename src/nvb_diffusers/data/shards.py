@@ -1,23 +1,26 @@
 """Data sets in shards, read one shard at a time from a folder or a URL, so that a set may be larger than the disk.
 
-`training/prepare_shards.py` makes them from a folder in the project's format: parquet files with the bytes of the
-images inside, the views of an identity side by side in one file, and `shards.json`, which says what is in which file:
+`training/prepare_shards.py` makes them from a folder in the project's format: parquet or tar files with the bytes of
+the images inside, the views of an identity side by side in one file, and `shards.json`, which says what is in which:
 
     {"train": [{"file": "train-00000.parquet", "views": [16, 16, ...], "cameras": true}, ...], ...}
 
-where `views` counts the images of each identity. Every HF data set tool reads the parquet files as they are.
+where `views` counts the images of each identity. Every HF data set tool reads the parquet files as they are, and
+webdataset the tar files (`tar_shards`).
 """
 
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, groupby, pairwise
-from typing import Any
+from typing import IO, Any
 
 import datasets
 import fsspec
+import pyarrow
 import pyarrow.parquet
 
+from nvb_diffusers.data.tar_shards import read_tar
 from nvb_diffusers.files import one_line, path_inside
 
 INDEX_FILE = "shards.json"
@@ -85,7 +88,7 @@ class ShardedRecords:
             path = f"{self.data_dir}/{self.files[shard]}"
             try:
                 with fsspec.open(path) as file:
-                    table = pyarrow.parquet.read_table(file)
+                    table = _read_table(path, file)
             except Exception as error:  # each protocol of fsspec has errors of its own
                 raise OSError(f"cannot read shard {path}: {one_line(error)}") from None
             found = [len(list(views)) for _, views in groupby(table["identity"].to_pylist())]
@@ -93,6 +96,12 @@ class ShardedRecords:
                 raise ValueError(f"{path} is not the shard that {INDEX_FILE} lists: copy the folder again, whole")
             self._loaded = shard, datasets.Dataset(datasets.table.InMemoryTable(table))
         return self._loaded[1]
+
+
+def _read_table(path: str, file: IO[bytes]) -> pyarrow.Table:
+    if path.endswith(".tar"):
+        return datasets.Dataset.from_dict(read_tar(file), features=RECORD_FEATURES).data.table
+    return pyarrow.parquet.read_table(file)
 
 
 def _read_index(data_dir: str) -> dict[str, Any]:

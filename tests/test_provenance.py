@@ -107,6 +107,17 @@ def test_verify_tells_of_each_file(pictures, tmp_path, capsys):
         assert line in error
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (7, 7)])
+def test_a_line_of_pixels_has_no_mark(tmp_path, capsys, size):
+    """Assert exit 1 for pictures of which half the size is nothing, and what marks need."""
+    image = Image.new("RGB", size, (90, 80, 70))
+    image.save(tmp_path / "line.png")
+    assert main(["verify", str(tmp_path / "line.png")]) == 1
+    assert "no mark" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="but marks need 64"):
+        mark_image(image)
+
+
 def test_marks_are_checked(pictures):
     """Assert one clear line for a mark that does not exist, and for a picture that cannot hold one."""
     with pytest.raises(ValueError, match=r"`mark` is 'loud', but 'visible\+invisible', 'invisible' or None"):

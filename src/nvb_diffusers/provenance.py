@@ -168,9 +168,7 @@ def _invisible(pixels: np.ndarray) -> float:
     """How many deviations the pattern stands out at the best scale and shift."""
     top, left = (max(0, (side - MOST_PIXELS) // 2) for side in pixels.shape[:2])
     brightness = _brightness(pixels[top : top + MOST_PIXELS, left : left + MOST_PIXELS])
-    scales = (
-        s for s in SCALES if round(s * min(brightness.shape)) >= 1
-    )  # a line has no half
+    scales = (s for s in SCALES if round(s * min(brightness.shape)) >= 1)  # a line has no half
     scaled = (cv2.resize(brightness, None, fx=s, fy=s, interpolation=cv2.INTER_CUBIC) for s in scales)
     return max(_correlation(plane) for plane in scaled)
 

@@ -1,7 +1,7 @@
 """Measure whether the marks of synthetic pictures are found after damage, and that no other picture is accused.
 
     nvb-heads --output_dir heads --identities 40 --views 3 --size 256
-    python benchmarks/marks.py heads/images --others examples/inputs docs/assets
+    python benchmarks/marks.py heads/images --others examples/inputs
 
 The pictures of the folder are marked, damaged and looked at; unmarked, they are looked at as well, and so are the
 others and noise.

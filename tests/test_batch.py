@@ -121,6 +121,18 @@ def test_shards_hold_what_the_pipeline_makes_of_each_photo(place, tmp_path, caps
             assert (np.abs(evidence - 255 * out.evidence[index].movedim(0, -1).numpy()) > 1).mean() < 0.01
 
 
+def test_a_link_that_leads_nowhere_fails_alone(tmp_path):
+    """Assert that it is listed, and that the photo beside it is done."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").symlink_to("nowhere")
+    (tmp_path / "photos/b.png").write_bytes(photo_bytes(0))
+    make_views(tiny_pipeline(appearance=True), open_photos(str(tmp_path / "photos")), tmp_path / "out", SETTINGS, {})
+    assert finish(tmp_path / "out") == 1
+    (failed,) = map(json.loads, (tmp_path / "out/failed.jsonl").read_text().splitlines())
+    assert (failed["photo"], failed["number"]) == ("a.png", 0)
+    assert "00000001.view_00.png" in members(tmp_path / "out")
+
+
 def pixels_of(image):
     return np.asarray(image).astype(int)
 

@@ -471,6 +471,29 @@ def test_degrading_a_folder_twice_leaves_its_results_alone(run, face, tmp_path):
     assert set(everything_below(tmp_path / "photos")) == expected
 
 
+def test_a_view_of_before_is_no_photo_to_remove(run, face, tmp_path):
+    """Assert that fewer views of a view are refused, which would remove it, and made elsewhere; it stays to the bit."""
+    assert run("views", face, "--aligned", "--num", 3, "--out", tmp_path / "out")[0] == 0
+    view = tmp_path / "out/view_02.png"
+    before = view.read_bytes()
+    status, _, errors = run("views", view, "--aligned", "--num", 2, "--out", tmp_path / "out")
+    assert status == 2
+    assert any("is the photo itself" in line for line in errors)
+    assert run("views", view, "--aligned", "--num", 2, "--out", tmp_path / "other")[0] == 0
+    assert view.read_bytes() == before
+
+
+def test_a_link_that_leads_nowhere_stops_no_other_photo(run, face, tmp_path):
+    """Assert exit 1, a line that names it, and the views of the other."""
+    photos_of(tmp_path / "photos", face, ["a.png"])
+    (tmp_path / "photos/b.png").symlink_to("nowhere")
+    words = ["--aligned", "--num", 1, "--out", tmp_path / "out"]
+    status, _, errors = run("views", tmp_path / "photos", *words)
+    assert status == 1
+    assert any("b.png: cannot read image" in line for line in errors)
+    assert (tmp_path / "out/a/view_00.png").is_file()
+
+
 def test_photos_left_out_for_their_endings_are_named(run, face, tmp_path):
     """Assert that one line counts them, without hidden files and our own JSON, and that it says what helps."""
     photos_of(tmp_path / "photos", face, ["a.png"])

@@ -1,8 +1,5 @@
 """Runs of the training scripts that several processes share."""
 
-import os
-import subprocess
-import sys
 from shutil import copytree
 
 import pytest
@@ -10,42 +7,27 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from conftest import LATENT_SHAPE, SIDE
 from safetensors.torch import load_file
-from training_runs import STEPS, TRAINING, arguments, assert_equal, curve, gradients, run, weights
+from training_runs import FSDP, STEPS, arguments, assert_equal, curve, gradients, run, run_together, weights
 
 from nvb_diffusers import NVBFacePipeline
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-BOTH_STEPS = """
-import sys
-sys.path.insert(0, {training!r})
-from accelerate import Accelerator
-import train_novel_view, train_restoration
-
-Accelerator.end_training = lambda self: None  # it would end the group of processes, which the second run needs
-sys.exit(train_restoration.main({restoration!r}) or train_novel_view.main({novel_view!r}))
-"""
 EXTRA = {
     "restoration": ["--conditioning_dropout", 0.3],
     "novel_view": ["--camera_conditioning", "mixed", "--train_unet"],
 }
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as `accelerate launch --use_fsdp` sets them
 
 
-def both_steps(place, folder, name, *extra, processes=2, **environment):
-    """Run both steps by several processes, each with one sample of a batch of two; return what stands on stderr."""
-    words = {
-        script: arguments(script, place, folder / f"{script}-{name}", *EXTRA[script], "--learning_rate", 1e-4, *extra)
+def both_steps(place, folder, name, *extra, **environment):
+    """Run both steps by two processes, each with one sample of a batch of two."""
+    common = ["--learning_rate", 1e-4, *extra]
+    commands = [
+        (f"train_{script}", arguments(script, place, folder / f"{script}-{name}", *EXTRA[script], *common))
         for script in STEPS
-    }
-    program = folder / f"{name}.py"
-    program.write_text(BOTH_STEPS.format(training=str(TRAINING), **words))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    variables = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **environment}
-    finished = subprocess.run([*launch, str(program)], env=variables, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return finished.stderr
+    ]
+    run_together(folder / f"{name}.py", commands, **environment)
 
 
 def pictures(folder):
@@ -100,20 +82,8 @@ def test_sharded_models_learn_what_whole_ones_learn(place, one, tmp_path):
     resumed = [*four, "--resume_from_checkpoint", "latest"]
     both_steps(place, tmp_path, "again", *resumed, **FSDP)
     for script in STEPS:
-        assert (
-            run(
-                script,
-                place,
-                tmp_path / f"{script}-whole",
-                *EXTRA[script],
-                "--learning_rate",
-                1e-4,
-                *resumed,
-                "--train_batch_size",
-                2,
-            )
-            == 0
-        )
+        common = [*EXTRA[script], "--learning_rate", 1e-4, *resumed, "--train_batch_size", 2]
+        assert run(script, place, tmp_path / f"{script}-whole", *common) == 0
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
         rest = curve(one / f"{script}-one")[2:]
@@ -122,6 +92,15 @@ def test_sharded_models_learn_what_whole_ones_learn(place, one, tmp_path):
             assert curve(folder) == pytest.approx(rest, rel=1e-4)
             expected = pictures(one / f"{script}-one")
             torch.testing.assert_close(pictures(folder), expected, atol=1e-4, rtol=0)
+
+
+def test_a_sharded_autoencoder_learns_what_a_whole_one_learns(place, tmp_path):
+    """Assert one process's losses and pictures, of a model that trains from its first layer to its last."""
+    words = arguments("autoencoder", place, tmp_path / "sharded", "--train_batch_size", 2, "--validation_steps", 2)
+    run_together(tmp_path / "sharded.py", [("train_autoencoder", words)], **FSDP)
+    assert run("autoencoder", place, tmp_path / "one", "--validation_steps", 2) == 0
+    for name in ("loss", "validation_psnr"):
+        assert curve(tmp_path / "sharded", name) == pytest.approx(curve(tmp_path / "one", name), rel=1e-4)
 
 
 def assert_rows(folder, alone):

@@ -107,6 +107,18 @@ def test_verify_tells_of_each_file(pictures, tmp_path, capsys):
         assert line in error
 
 
+def test_bars_are_no_mark():
+    """Assert that a photo on plain ground of any shade, where a correlation is rounding alone, is not accused."""
+    photo = Image.open(ROOT / "examples/inputs/astronaut.jpg").convert("RGB").resize((288, 288))
+    for shade in (0, 24, 128, 255):
+        for size in ((512, 288), (388, 388), (288, 512)):
+            picture = Image.new("RGB", size, (shade, shade, shade))
+            picture.paste(photo, ((size[0] - 288) // 2, (size[1] - 288) // 2))
+            found = find_marks(picture)
+            assert found.visible < 0.5, (shade, size)
+            assert find_marks(mark_image(picture)).visible > 0.8
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (7, 7)])
 def test_a_line_of_pixels_has_no_mark(tmp_path, capsys, size):
     """Assert exit 1 for pictures of which half the size is nothing, and what marks need."""

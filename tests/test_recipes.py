@@ -135,7 +135,7 @@ def test_launch_files_say_how_many_processes(name, machines, processes):
 
 
 def test_the_launch_file_of_sharded_models_asks_for_fsdp2():
-    """Assert what a process started by it finds in its environment, and that training.sharding takes it."""
+    """Assert what a process started by it finds in its environment."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
 

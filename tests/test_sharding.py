@@ -1,5 +1,7 @@
 """Rows of tensors in the files of several processes, and what does not shard."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +55,59 @@ def test_every_block_is_a_unit_and_none_holds_another():
     assert set(found) == {*unet.down_blocks, *middle.attentions, *middle.resnets, *unet.up_blocks}
     inside = [child for unit in found for child in unit.modules() if child is not unit]
     assert not set(map(id, inside)) & set(map(id, found))
+
+
+THREE = """
+import sys
+import torch
+import torch.distributed as processes
+from pathlib import Path
+from nvb_diffusers.training.sharding import SavedRows, Sharded, whole
+
+class Blocks(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 5), torch.nn.Linear(5, 1)])
+
+processes.init_process_group("gloo")
+torch.manual_seed(processes.get_rank())  # other weights in each process
+sharded = Sharded([Blocks()], torch.device("cpu"))
+torch.manual_seed(0)
+first = Blocks()
+rows = SavedRows([Path(sys.argv[1], f"{rank}.safetensors") for rank in range(2)])
+for number, (mine, expected) in enumerate(zip(sharded.models[0].parameters(), first.parameters(), strict=True)):
+    assert torch.equal(whole(mine.detach()), expected), "what the first process has"
+    with torch.no_grad():
+        rows.fill(f"weights.{number}", mine)
+    ramp = torch.arange(float(len(expected))).view(-1, *[1] * (expected.ndim - 1))
+    assert torch.equal(whole(mine.detach()), (ramp + number).expand_as(expected)), "rows in their places"
+processes.destroy_process_group()
+"""
+
+
+def test_three_processes_take_up_the_rows_of_two(tmp_path):
+    """Assert every row in its place, and that models which differ become those of the first process."""
+    shapes = [(5, 4), (5,), (1, 5), (1,)]
+    ramps = [torch.arange(float(len(torch.zeros(s)))).view(-1, *[1] * (len(s) - 1)).expand(s) for s in shapes]
+    write_rows(tmp_path, 2, **{f"weights.{n}": (ramp + n).contiguous() for n, ramp in enumerate(ramps)})
+    (tmp_path / "three.py").write_text(THREE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+    done = subprocess.run([*launch, tmp_path / "three.py", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off", "no description"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, damage):
+    """Assert a ValueError that names the folder."""
+    write_rows(tmp_path, 1, **{"weights.0": torch.zeros(3)})
+    file = (tmp_path / "0.safetensors").rename(tmp_path / "sharded-00001-of-00001.safetensors")
+    (tmp_path / sharding.DESCRIPTION).write_text('{"processes": 1, "averages": {}}' if damage[0] != "n" else "[]")
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut off":
+        file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"^cannot resume from [^\n]+$"):
+        sharding.load_state(tmp_path, [], None, None)
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from conftest import load_script, tiny_appearance, tiny_pipeline
 from safetensors.torch import load_file
+from training_runs import FSDP, run_together
 
 from nvb_diffusers import NVBFacePipeline
 from nvb_diffusers.data.datasets import SampleTransform, held_out_batch
@@ -24,12 +24,7 @@ PARTS = ("restorer", "reader", "fuser")
 script = load_script("train_appearance")
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Forget the processes and precision of the run before, which accelerate keeps for the life of a process."""
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +45,18 @@ def place(rendered_heads, tmp_path_factory):
     return SimpleNamespace(folder=folder, data=rendered_heads, shape=folder / "appearance.json")
 
 
-def run(part, place, output, *extra, new=True):
-    """Train a part at tiny size; later options replace earlier ones."""
+def arguments(part, place, output, *extra, new=True):
+    """A command line at tiny size; later options replace earlier ones."""
     options = {"--train": part, "--pretrained_model_name_or_path": place.folder / "pipeline"}
     options |= {"--data_dir": place.data, "--output_dir": output, "--report_to": "none", "--logging_steps": 1}
     options |= {"--dataloader_num_workers": 0, "--train_batch_size": 2, "--num_validation_samples": 2}
     options |= {"--lr_warmup_steps": 0, "--lr_scheduler": "constant", "--max_train_steps": 3}
     options |= {"--appearance_config": place.shape} if new else {}
-    return script.main([str(word) for pair in options.items() for word in pair] + [str(word) for word in extra])
+    return [str(word) for pair in options.items() for word in pair] + [str(word) for word in extra]
+
+
+def run(part, place, output, *extra, new=True):
+    return script.main(arguments(part, place, output, *extra, new=new))
 
 
 def curve(folder, name="loss"):
@@ -158,6 +157,18 @@ def test_the_fuser_trains_at_a_smaller_side_and_without_a_judge(place, tmp_path)
     assert photo_size(tmp_path / "validation.png") == (8 * 32, 4 * 32)
     assert not curve(tmp_path, "judge_loss")
     assert all(name.startswith("appearance.fuser.") for name in weights(tmp_path))
+
+
+def test_sharded_parts_learn(place, tmp_path):
+    """Assert one process's losses of the reader, and of the fuser, whose whole model stays in use, a finished run."""
+    halves = ["--train_batch_size", 1, "--validation_steps", 2]
+    commands = [("train_appearance", arguments(part, place, tmp_path / part, *halves)) for part in ("reader", "fuser")]
+    run_together(tmp_path / "sharded.py", commands, **FSDP)
+    assert run("reader", place, tmp_path / "one", "--validation_steps", 2) == 0
+    for name in ("loss", "validation_depth_error"):
+        assert curve(tmp_path / "reader", name) == pytest.approx(curve(tmp_path / "one", name), rel=1e-4)
+    assert len(curve(tmp_path / "fuser", "adversarial_loss")) == 3
+    assert NVBFacePipeline.from_pretrained(tmp_path / "fuser/pipeline").appearance is not None
 
 
 def test_the_photos_own_view_is_among_the_targets_of_some(place):

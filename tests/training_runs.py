@@ -1,6 +1,9 @@
 """Runs of the training scripts at tiny size, and what they leave."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +25,7 @@ from nvb_diffusers.training.checkpoints import list_checkpoints
 
 TRAINING = ROOT / "training"
 SCRIPTS = {name: load_script(f"train_{name}") for name in ("autoencoder", "restoration", "novel_view")}
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as `accelerate launch --use_fsdp` sets them
 STEPS = ["restoration", "novel_view"]
 
 
@@ -93,6 +97,24 @@ def arguments(script, place, output, *extra):
 
 def run(script, place, output, *extra):
     return SCRIPTS[script].main(arguments(script, place, output, *extra))
+
+
+def run_together(program, commands, processes=2, **environment):
+    """Run the main functions of scripts one after the other in so many processes.
+
+    Args:
+        program: a file that is written and launched.
+        commands: script and words of each.
+    """
+    lines = ["import sys", f"sys.path.insert(0, {str(TRAINING)!r})", "from accelerate import Accelerator"]
+    lines += ["Accelerator.end_training = lambda self: None  # it would end the group of processes"]
+    for script, words in commands:
+        lines += [f"import {script}", f"if status := {script}.main({words!r}):", "    sys.exit(status)"]
+    program.write_text("\n".join(lines))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    variables = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **environment}
+    finished = subprocess.run([*launch, str(program)], env=variables, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
 
 
 def curve(folder, name="loss"):

@@ -25,6 +25,7 @@ PAYLOAD = "synthetic, nvb-face"  # the text that the invisible pattern is drawn 
 TILE = 256  # px after which the pattern repeats
 BAND = (1 / 24, 1 / 5)  # cycles a pixel: below, a picture's own shapes; above, what halving and JPEG take away
 STRENGTH, MOST_ACTIVITY = 1.5, 1.25  # levels of 255, where nothing hides them and where much does: at least 38 dB
+LEAST_CONTRAST = 4.0  # of 255, standard deviation where a plate is looked for
 SCALES = (0.5, 0.75, 1.0, 4 / 3, 1.5, 2.0)  # at which the pattern is looked for
 MOST_PIXELS = 1024  # side of the part that is looked at
 FOUND_INVISIBLE = 7.5  # deviations of the highest correlation; unmarked pictures stay below 6
@@ -227,4 +228,10 @@ def _plates(side: int) -> Iterator[np.ndarray]:
 def _match(brightness: np.ndarray, plate: np.ndarray) -> float:
     if any(has < needs for has, needs in zip(brightness.shape, plate.shape, strict=True)):
         return 0.0
-    return float(cv2.matchTemplate(brightness, plate, cv2.TM_CCOEFF_NORMED).max())
+    correlation = cv2.matchTemplate(brightness, plate, cv2.TM_CCOEFF_NORMED)
+    rows, columns = correlation.shape
+    size = plate.shape[1], plate.shape[0]
+    mean = cv2.boxFilter(brightness, cv2.CV_64F, size, anchor=(0, 0))[:rows, :columns]
+    square = cv2.sqrBoxFilter(brightness, cv2.CV_64F, size, anchor=(0, 0))[:rows, :columns]
+    contrast = np.sqrt(np.maximum(square - mean**2, 0))
+    return float(correlation[contrast > LEAST_CONTRAST].max(initial=0.0))  # of a plain area it is rounding alone

@@ -13,11 +13,11 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from nvb_diffusers.data.records import begin_data_set
+from nvb_diffusers.data.tar_shards import add_sample
 from nvb_diffusers.files import read_json, replaced_file, write_json, write_whole
 
 FAILED = "failed.jsonl"
@@ -69,10 +69,7 @@ class Shard:
         """Add what was made of a photo: a record, and files by their endings."""
         self.count += 1
         content = json.dumps(record, ensure_ascii=False).encode()
-        for ending, data in [("json", content), *files]:
-            member = tarfile.TarInfo(f"{number:08d}.{ending}")
-            member.size = len(data)
-            self._tar.addfile(member, BytesIO(data))
+        add_sample(self._tar, number, [("json", content), *files])
 
     def add_failure(self, number: int, name: str, reason: str) -> None:
         """Note a photo of which nothing could be made."""

@@ -52,7 +52,8 @@ class FolderPhotos:
 
     def __init__(self, folder: Path) -> None:
         self.paths = list_photos(folder)
-        self.made_of = fingerprint(self.paths, [path.name for path in self.paths])
+        there = [path for path in self.paths if path.exists()]  # a link that leads nowhere fails in its turn
+        self.made_of = fingerprint(there, [path.name for path in self.paths])
         self.count: int | None = len(self.paths)
 
     def blocks(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Block]:

@@ -74,8 +74,10 @@ def check_folder(folder: Path, photos: Path | None = None) -> None:
 
 
 def keep_photos(photos: Sequence[Path], outputs: Iterable[Path]) -> None:
-    """Raise a ValueError where an output would take the place of a photo, by whatever path."""
-    known = {(photo.stat().st_dev, photo.stat().st_ino) for photo in photos}
+    """Raise a ValueError where a file that is written or removed is a photo, by whatever path."""
+    known = {
+        (photo.stat().st_dev, photo.stat().st_ino) for photo in photos if photo.exists()
+    }  # a link may lead nowhere
     for output in outputs:
         if output.exists() and (output.stat().st_dev, output.stat().st_ino) in known:
             raise ValueError(f"'{output}' is the photo itself: choose another output, so that it is not written over")

@@ -149,7 +149,8 @@ def run_views(args: argparse.Namespace) -> int:
     folders = name_outputs(photos, lambda name: args.out / name) if args.photo.is_dir() else [args.out]
     cameras = orbit_cameras(args.num, args.yaw, args.pitch)
     names = [f"view_{index:02d}.png" for index in range(len(cameras))]
-    keep_photos(photos, (folder / name for folder in folders for name in [*names, "contact_sheet.png"]))
+    written = [*names, "contact_sheet.png"]
+    keep_photos(photos, (folder / name for folder in folders for name in [*written, *_recorded_views(folder)]))
     sign, pipe = read_certificate(args), _load(args, needs_views=True)
     options = _options_of_views(args)
 

@@ -15,16 +15,21 @@ from typing import IO, Any
 COLUMNS = ("image", "identity", "view", "camera")
 
 
+def add_sample(tar: tarfile.TarFile, number: int, files: Iterable[tuple[str, bytes]]) -> None:
+    """Add the files of a sample, given by their endings."""
+    for ending, content in files:
+        member = tarfile.TarInfo(f"{number:08d}.{ending}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
 def write_tar(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write records, of which `image` holds `bytes` and `path`; the same records give the same bytes."""
     with tarfile.open(path, "w") as tar:
         for number, record in enumerate(records):
             values = {"path": record["image"]["path"], **{name: record[name] for name in COLUMNS[1:]}}
             ending = Path(values["path"]).suffix.lstrip(".")
-            for kind, content in ((ending, record["image"]["bytes"]), ("json", json.dumps(values).encode())):
-                member = tarfile.TarInfo(f"{number:08d}.{kind}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+            add_sample(tar, number, [(ending, record["image"]["bytes"]), ("json", json.dumps(values).encode())])
 
 
 def read_tar(file: IO[bytes]) -> dict[str, list[Any]]:

@@ -1,8 +1,8 @@
 """Training models of which no process holds the whole: PyTorch's FSDP2, where accelerate's configuration asks for it.
 
-A script's own models stay whole and do not train. Copies of them do, with parameters, gradients and the optimizer's
-state split over the processes by rows. The averaged weights come back into the whole models where they are looked at or
-saved.
+A script's own models stay whole, where they are, and do not train. Copies of them do, with parameters, gradients and
+the optimizer's state split over the processes by rows. The averaged weights come back into the whole models where they
+are looked at or saved.
 
 What a checkpoint then holds is one file of rows a process wrote, in safetensors: `torch.distributed.checkpoint` would
 read a pickle. Any number of processes reads the rows that it needs, sharded or not.
@@ -19,13 +19,13 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, str_to_bool
 from diffusers.training_utils import EMAModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from nvb_diffusers.files import read_json, write_json
+from nvb_diffusers.files import one_line, read_json, write_json
 
 DESCRIPTION = "sharded.json"
 
@@ -60,7 +60,7 @@ class Sharded:
     """Sharded copies of models, and the way back.
 
     Args:
-        models: whole, on the CPU, the same in every process.
+        models: whole, the same in every process.
         device: of this process.
 
     Attributes:
@@ -69,6 +69,7 @@ class Sharded:
 
     def __init__(self, models: Sequence[torch.nn.Module], device: torch.device) -> None:
         self._whole, self._device = list(models), device
+        self._places = [next(model.parameters()).device for model in models]
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         self.models = [shard(model, mesh, device) for model in copy.deepcopy(self._whole)]
 
@@ -85,20 +86,22 @@ class Sharded:
             model.to(self._device)
 
     def put_whole_aside(self) -> None:
-        """Take the whole models off the device."""
-        for model in self._whole:
-            model.to("cpu")
+        """Take the whole models back to where they were; a script may need parts of them in its steps."""
+        for model, place in zip(self._whole, self._places, strict=True):
+            model.to(place)
 
 
 def shard(model: torch.nn.Module, mesh: DeviceMesh, device: torch.device) -> torch.nn.Module:
     """Split a model's parameters over all processes by rows, in place; each member of its lists of blocks is a unit.
 
+    What the first process has is what all get.
     A unit's parameters are whole only while it computes, in their own precision; autocast makes of them what it makes
     without sharding.
     """
     reshard = FullyShardedDataParallelPlugin().reshard_after_forward  # of accelerate's configuration
-    for parameter in model.to(device).parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP2 takes no channels_last
+    for tensor in (*model.to(device).parameters(), *model.buffers()):
+        tensor.data = tensor.data.contiguous()  # FSDP2 takes no channels_last
+        torch.distributed.broadcast(tensor.data, 0)
     for unit in units(model):
         fully_shard(unit, mesh=mesh, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh)
@@ -147,16 +150,16 @@ def load_state(
     Raises:
         ValueError: the checkpoint is of other parameters, or a file of it is missing or damaged.
     """
-    description = read_json(folder / DESCRIPTION)
-    files = [folder / _file_name(rank, description["processes"]) for rank in range(description["processes"])]
-    for path in files:
-        if not path.is_file():
-            raise ValueError(f"cannot resume from {folder}: {path.name} is missing")
+    try:
+        description = read_json(folder / DESCRIPTION)
+        processes, average = description["processes"], description["averages"]
+        rows = SavedRows([folder / _file_name(rank, processes) for rank in range(processes)])
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"cannot resume from {folder}: {one_line(error)}") from error
     with torch.no_grad():
-        rows = SavedRows(files)
         if rows.count("weights") != len(trainable):
             raise ValueError(f"{folder} holds {rows.count('weights')} trained parameters, but {len(trainable)} train")
-        averages.load_state_dict({**description["averages"], "shadow_params": averages.shadow_params})
+        averages.load_state_dict({**average, "shadow_params": averages.shadow_params})
         for number, parameter in enumerate(trainable):
             rows.fill(f"weights.{number}", parameter)
             rows.fill(f"averages.{number}", averages.shadow_params[number])

@@ -148,12 +148,12 @@ def server(tmp_path_factory):
     env = {**os.environ, "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=env, text=True,
+        env=env, text=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     line = process.stdout.readline()
     assert "The page is at " in line
     yield line.split()[4], folder / "tmp"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGHUP)  # as a terminal does that is closed
     assert process.wait(timeout=60) == 0
     process.stdout.close()
     assert not list((folder / "tmp").glob("nvb-face-*"))  # nothing of a photo stays
@@ -300,9 +300,12 @@ def test_two_users_never_meet(visit, studio):
 
 
 def test_what_is_no_photo_is_one_clear_line(visit, tmp_path):
-    """Assert the line for a text file named as a picture, and that the page goes on."""
+    """Assert the line for a text file named as a picture, that nothing is left to be turned, and that it goes on."""
     (tmp_path / "fake.png").write_text("no picture")
     visitor = visit()
+    visitor.give(SMALL)
+    visitor.page.get_by_label("Remove Image").click()
+    visitor.page.wait_for_selector("#photo input[type=file]", state="attached")
     visitor.page.set_input_files("#photo input[type=file]", str(tmp_path / "fake.png"))
     message = visitor.page.locator(".toast-body").first
     message.wait_for()
@@ -310,8 +313,20 @@ def test_what_is_no_photo_is_one_clear_line(visit, tmp_path):
     assert "cannot read image 'fake.png'" in text
     assert "Traceback" not in text
     assert "/" not in text
-    assert visitor.source() is None
+    visitor.page.wait_for_selector("#view img", state="detached")
+    assert visitor.page.get_by_text("Give a photo first").is_visible()
+    visitor.page.get_by_label("Remove Image").click()
     assert visitor.give(PHOTO).shape == (SIDE, SIDE, 3)
+
+
+def test_the_boxes_go_with_their_photo(visit, two_faces):
+    """Assert that faces can be clicked while the photo is there, and not after it was taken away."""
+    visitor = visit()
+    visitor.give(two_faces)
+    visitor.page.wait_for_selector("#found img")
+    visitor.page.get_by_label("Remove Image").click()
+    visitor.page.wait_for_selector("#found img", state="detached")
+    assert visitor.page.get_by_text("Give a photo first").is_visible()
 
 
 def test_downloads_are_marked(visit, tmp_path, capsys):

@@ -13,6 +13,8 @@ from functools import partial
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, group_ends, load_script, tiny_pipeline
@@ -105,6 +107,10 @@ def test_shards_hold_what_the_pipeline_makes_of_each_photo(place, tmp_path, caps
     failed = [json.loads(line) for line in (tmp_path / "out/failed.jsonl").read_text().splitlines()]
     assert [(failure["number"], failure["photo"]) for failure in failed] == [(2, "p02.png"), (7, "p07.png")]
     assert all("cannot read" in failure["reason"] for failure in failed)
+    make_views(pipe, open_photos(str(place / "tars")), tmp_path / "of tars", SETTINGS, {})
+    finish(tmp_path / "of tars")
+    again = [json.loads(line) for line in (tmp_path / "of tars/failed.jsonl").read_text().splitlines()]
+    assert again[0]["reason"] == "cannot read image 'p02': Pillow cannot decode it (cannot identify image file)"
     found, cameras = members(tmp_path / "out"), orbit_cameras(2, (-45.0, 45.0))
     assert len(found) == 9 * 5
     for number in set(range(COUNT)) - set(BAD):
@@ -131,6 +137,41 @@ def test_a_link_that_leads_nowhere_fails_alone(tmp_path):
     (failed,) = map(json.loads, (tmp_path / "out/failed.jsonl").read_text().splitlines())
     assert (failed["photo"], failed["number"]) == ("a.png", 0)
     assert "00000001.view_00.png" in members(tmp_path / "out")
+
+
+def test_a_name_that_is_no_text_is_written_as_its_bytes(tmp_path):
+    """Assert the record of a photo whose name is Latin-1, and of one with a newline in it, as lines of text."""
+    folder = os.fsencode(tmp_path / "photos")
+    os.mkdir(folder)
+    for name in (b"caf\xe9.png", b"two\nlines.png"):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(photo_bytes(0))
+    make_views(tiny_pipeline(appearance=True), open_photos(str(tmp_path / "photos")), tmp_path / "out", SETTINGS, {})
+    found = members(tmp_path / "out")
+    assert json.loads(found["00000000.json"])["photo"] == r"caf\xe9.png"
+    assert json.loads(found["00000001.json"])["photo"] == r"two\nlines.png"
+
+
+def test_a_sample_without_the_picture_fails_alone(tmp_path):
+    """Assert the reason for a sample of a tar whose picture has another ending than the first ones'."""
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in (*(f"{number}.png" for number in range(6)), "c.bmp", "d.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(photo_bytes(0))
+            tar.addfile(member, io.BytesIO(photo_bytes(0)))
+    make_views(tiny_pipeline(appearance=True), open_photos(str(tmp_path / "t.tar")), tmp_path / "out", SETTINGS, {})
+    assert finish(tmp_path / "out") == 1
+    (failed,) = map(json.loads, (tmp_path / "out/failed.jsonl").read_text().splitlines())
+    assert failed["reason"] == "'c' has no picture in the column where the first ones have theirs"
+
+
+@pytest.mark.parametrize("of_files", [True, False])
+def test_parquet_of_other_programs(tmp_path, of_files):
+    """Assert that columns of bytes are read that no program of Hugging Face has written."""
+    contents = [photo_bytes(number) for number in (0, 1)]
+    column = [{"bytes": content, "path": None} for content in contents] if of_files else contents
+    pyarrow.parquet.write_table(pyarrow.table({"id": [1, 2], "photo": column}), tmp_path / "all.parquet")
+    assert every_block(open_photos(str(tmp_path / "all.parquet"))) == list(enumerate(contents))
 
 
 def pixels_of(image):

@@ -452,6 +452,7 @@ def test_no_photo_is_written_over(run, face, tmp_path, monkeypatch, args, messag
 def test_each_photo_of_a_folder_has_a_result_of_its_own(run, face, tmp_path):
     """Assert that names that share a stem, contain one another or differ in capitals give as many results."""
     names = ["a.jpg", "a.png", "a.jpg.png", "B.png", "b.jpg", "c d#+.png", "x" * 251 + ".png", "phone.jfif"]
+    names.append("failed.jsonl.png")  # whose stem is the name of the list of those that failed
     photos = photos_of(tmp_path / "photos", face, names)
     for command in (["restore"], ["views", "--num", "1"]):
         out = tmp_path / command[0]

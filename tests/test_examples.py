@@ -58,6 +58,18 @@ def test_views(run):
     assert_written([f"view_{number:02d}.png" for number in range(7)], images)
 
 
+@pytest.mark.parametrize("name", ["views.py", "restore.py", "orbit_video.py", "what_is_invented.py"])
+def test_what_it_is_given_stays(run, tmp_path, name):
+    """Assert that a photo with the name of a result is refused, and is as it was."""
+    for result in ("view_02.png", "restored.png", "orbit.gif", "what_is_invented.png"):
+        Image.open(SMALL).save(tmp_path / result)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    written = {"views.py": "view_02.png", "restore.py": "restored.png", "orbit_video.py": "orbit.gif"}
+    with pytest.raises(ValueError, match="is the photo itself"):
+        run(name, written.get(name, "what_is_invented.png"))
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
 def test_restore(run):
     """Assert the photo's own view, restored."""
     pipe = run("restore.py", PHOTO)

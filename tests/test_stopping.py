@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_training_ends_with_a_checkpoint_and_one_line(number, checkpoint, tmp_path):
     """Assert that workers of the data loader say nothing and end, and that the run left its step behind."""
     write_small_set(tmp_path / "data")
@@ -152,3 +152,42 @@ def test_a_second_signal_stops_at_once():
                 send(signal.SIGTERM)
         with pytest.raises(Stopped, match="SIGINT"):
             send(signal.SIGINT)
+
+
+AFTER_A_HANG_UP = """
+import os, sys, time
+from nvb_diffusers.stopping import asked_to_stop
+with asked_to_stop() as request:
+    print("ready", flush=True)
+    while request.number is None:
+        time.sleep(0.01)
+    time.sleep(0.3)  # in which the shell tells it once more
+    print("a line of progress", flush=True)
+    open(sys.argv[1], "w").write(str(request.number))
+"""
+
+
+def test_a_closed_terminal_lets_a_run_end_well(tmp_path):
+    """Assert that a loop hears of it, twice, and goes on to its own end although nobody reads its lines."""
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.execve(sys.executable, [sys.executable, "-c", AFTER_A_HANG_UP, str(tmp_path / "heard")], QUIET)
+    while b"ready" not in os.read(terminal, 100):
+        pass
+    os.close(terminal)
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGHUP)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert (tmp_path / "heard").read_text() == str(int(signal.SIGHUP))
+
+
+def test_what_nohup_began_goes_on():
+    """Assert that a hang-up which is ignored when a command begins stays so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGHUP, before)

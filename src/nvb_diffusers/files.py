@@ -212,6 +212,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(lines) or type(error).__name__
 
 
+def shown_name(path: Path) -> str:
+    """The name of a file as a line of text, whatever bytes it has on the disk."""
+    text = os.fsencode(path.name).decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def _absolute(path: str | Path) -> Path:
     """The path with a name of its own, which `.` has not."""
     return Path(os.path.abspath(path))

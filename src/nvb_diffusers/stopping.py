@@ -1,19 +1,21 @@
-"""How commands and runs stop: SIGINT and SIGTERM, which terminals, Slurm and the clouds send, end in one line.
+"""How commands and runs stop: SIGINT, SIGTERM and SIGHUP, which terminals, Slurm and the clouds send, end in one line.
 
 A signal becomes `Stopped`, which unwinds what is open as any error does, so that nothing is left half-written. A loop
 that can end better by itself, with a checkpoint, waits for it under `asked_to_stop`. Worker processes do neither: they
-go with their parent.
+go with their parent. A terminal that is closed sends SIGHUP, which `nohup` has ignored; that stays so.
 """
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANG_UP = getattr(signal, "SIGHUP", None)  # which Windows has not
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP is not None else []))
 
 
 class Stopped(KeyboardInterrupt):
@@ -53,13 +55,18 @@ def stop_by_signals() -> Iterator[None]:
 
 @contextmanager
 def asked_to_stop() -> Iterator[StopRequest]:
-    """Note the first signal in what is yielded; a second one raises `Stopped` at once."""
+    """Note the first signal in what is yielded; a second one raises `Stopped` at once, but for a hang-up.
+
+    Those come more than once, from the terminal and from its shell, and after SIGTERM.
+    """
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if request.number is not None:
+        if number == HANG_UP:
+            _leave_terminal()
+        elif request.number is not None:
             _raise(number, frame)
-        request.number = number
+        request.number = request.number or number
 
     with _handled(note):
         yield request
@@ -80,7 +87,19 @@ def _end_with_parent() -> None:
 
 
 def _raise(number: int, _: FrameType | None) -> None:
+    if number == HANG_UP:
+        _leave_terminal()
     raise Stopped(number)
+
+
+def _leave_terminal() -> None:
+    """Write to nothing where the terminal that was written to is gone: a line of progress would end what goes on."""
+    for stream in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, stream)
+                os.close(nothing)
 
 
 @contextmanager
@@ -89,7 +108,8 @@ def _handled(handler: "signal._HANDLER") -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    heeded = [number for number in SIGNALS if number != HANG_UP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:

@@ -59,7 +59,8 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
                     image_mode=None, buttons=[], alt_text="the photo that was given",
                 )  # fmt: skip
                 photo.preprocess = _path_of  # type: ignore[method-assign]  # `load_photo` reads it, by the one rule
-                gr.Examples(examples, photo, label="Examples", api_visibility="private")
+                if examples:
+                    gr.Examples(examples, photo, label="Examples", api_visibility="private")
                 found = gr.Image(
                     label="Faces: click the one you mean", interactive=False, visible=False, elem_id="found",
                     format="jpeg", height=200, buttons=[], alt_text="the photo with a box around each face",
@@ -115,13 +116,19 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
         directions: list[Any] = [yaw, pitch, roll]
 
         def opened(path: str | None, preset: str) -> list[Any]:
+            nothing = [None, gr.Image(None, visible=False), NO_PHOTO]
             if path is None:
-                return [None, gr.skip(), NO_PHOTO]
-            made = studio.open(path, preset)
+                return nothing
+            try:
+                made = studio.open(path, preset)
+            except (ValueError, OSError) as error:  # and the photo before is not turned any more
+                gr.Warning(one_line(error), duration=10)
+                return nothing
             boxes = gr.Image(with_boxes(made) if len(made.faces) > 1 else None, visible=len(made.faces) > 1)
             return [made, boxes, _told(studio, made)]
 
-        def chosen(made: Session, preset: str, event: gr.SelectData) -> list[Any]:
+        def chosen(made: Session | None, preset: str, event: gr.SelectData) -> list[Any]:
+            made = _given(made)
             made = studio.choose(made, studio.face_at(made, *event.index), preset)
             return [made, with_boxes(made), _told(studio, made)]
 
@@ -164,7 +171,7 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
         model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         looking: dict[str, Any] = {"fn": _told_errors(turned), "inputs": [session, evidence, *directions, *options],
                    "outputs": [view, save_view], "show_progress": "minimal", **model}  # fmt: skip
-        photo.change(_told_errors(opened), [photo, ruin], [session, found, said], **model).success(**looking)
+        photo.change(opened, [photo, ruin], [session, found, said], **model).success(**looking)
         found.select(_told_errors(chosen), [session, ruin], [session, found, said], **model).success(**looking)
         ruin.change(_told_errors(ruined), [session, ruin], [session, said], **model).success(**looking)
         for control in (*directions, evidence, *options):

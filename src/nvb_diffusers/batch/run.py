@@ -151,6 +151,8 @@ def _read(photos: Sequence[PhotoFile], size: int, aligned: bool) -> list[Read]:
 
 def _read_one(photo: PhotoFile, size: int, aligned: bool) -> Read:
     try:
+        if photo.file is None:
+            raise ValueError(f"'{photo.name}' has no picture in the column where the first ones have theirs")
         image = load_photo(photo.file, MAX_PHOTO_PIXELS, name=f"'{photo.name}'")
         if not aligned:
             return Read(photo, crop_face(image, size).image, "")

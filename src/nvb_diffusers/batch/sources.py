@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nvb_diffusers.data.fingerprint import fingerprint
 from nvb_diffusers.data.images import list_photos
-from nvb_diffusers.files import one_line
+from nvb_diffusers.files import one_line, shown_name
 
 ARCHIVES = {".tar": "webdataset", ".parquet": "parquet"}  # and which builder of `datasets` reads them
 
@@ -24,12 +24,12 @@ class PhotoFile(NamedTuple):
     Args:
         number: its place in the source, from 0.
         name: what people call it.
-        file: a path, or the bytes of a file.
+        file: a path, or the bytes of a file; None where the source has none for it.
     """
 
     number: int
     name: str
-    file: Path | BytesIO
+    file: Path | BytesIO | None
 
 
 class Block(NamedTuple):
@@ -62,7 +62,7 @@ class FolderPhotos:
             if wanted(number):
                 first = number * size
                 paths = self.paths[first : first + size]
-                yield Block(number, [PhotoFile(first + i, path.name, path) for i, path in enumerate(paths)])
+                yield Block(number, [PhotoFile(first + i, shown_name(path), path) for i, path in enumerate(paths)])
 
 
 class StreamedPhotos:
@@ -88,7 +88,7 @@ class StreamedPhotos:
         self.made_of = made_of
 
         features = records.features or records._resolve_features().features
-        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        images = [name for name, feature in features.items() if _may_be_images(feature)]
         if column is None and not images:
             raise ValueError(f"the data set has no column of images: it has {', '.join(features)}")
         if column is not None and column not in images:
@@ -118,7 +118,9 @@ class StreamedPhotos:
         image = row[self.column] or {}
         name = row.get("__key__") or image.get("path") or f"photo {number}"
         content, path = image.get("bytes"), image.get("path")
-        return PhotoFile(number, str(name), BytesIO(content) if content is not None else Path(path or ""))
+        if content is not None:
+            return PhotoFile(number, str(name), BytesIO(content))
+        return PhotoFile(number, str(name), Path(path) if path else None)
 
 
 Photos = FolderPhotos | StreamedPhotos
@@ -147,6 +149,15 @@ def open_photos(source: str, split: str = "train", column: str | None = None) ->
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise ValueError(f"there is no folder or file '{source}', and it is no id of a data set such as user/faces")
     return StreamedPhotos(_stream(source, split=split), column, source)
+
+
+def _may_be_images(feature: Any) -> bool:
+    """Whether a column is one of images, or of bytes as files have them that other programs wrote."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def _of_files(files: Sequence[Path], column: str | None) -> StreamedPhotos:

@@ -13,19 +13,19 @@ from typing import NamedTuple
 
 from imageio_ffmpeg import count_frames_and_secs
 
-from nvb_diffusers.files import one_line, write_whole
+from nvb_diffusers.files import one_line, shown_name, write_whole
 
 FAILED = "failed.jsonl"  # which photos of a folder could not be done, in the folder of what was made of the others
 
 
 def name_outputs(photos: Sequence[Path], path_of: Callable[[str], Path]) -> list[Path]:
-    """An output path of its own for each photo: by its stem, or by its whole name where photos share a stem.
+    """An output path of its own for each photo: by its stem, or by its whole name where another result has that.
 
     Names that differ in capitals alone count as shared: not every disk tells them apart.
     """
     names, before = [photo.stem for photo in photos], None
     while names != before:  # a.jpg.png gives way to a.jpg, which gave way to a.png
-        before, uses = names, Counter(name.casefold() for name in names)
+        before, uses = names, Counter([FAILED, *(name.casefold() for name in names)])
         names = [photo.name if uses[name.casefold()] > 1 else name for photo, name in zip(photos, names, strict=True)]
     return [path_of(name) for name in names]
 
@@ -57,7 +57,7 @@ def tell_failures(failed: Sequence[Failure], count: int, folder: Path) -> int:
     if not failed:
         path.unlink(missing_ok=True)  # of an earlier call
         return 0
-    lines = [json.dumps({"photo": failure.photo.name, "reason": failure.reason}) + "\n" for failure in failed]
+    lines = [json.dumps({"photo": shown_name(failure.photo), "reason": failure.reason}) + "\n" for failure in failed]
     write_whole(path, "".join(lines))
     complain(ValueError(f"{len(failed)} of {count} photos could not be done: {path}"))
     return 1
@@ -93,4 +93,4 @@ def count_frames(video: Path) -> int:
 
 def complain(error: BaseException, photo: Path | None = None) -> None:
     """One line on standard error, that names the photo where there are several."""
-    print("nvb-face:", one_line(error) if photo is None else f"{photo.name}: {one_line(error)}", file=sys.stderr)
+    print("nvb-face:", one_line(error) if photo is None else f"{shown_name(photo)}: {one_line(error)}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import re
 import stat
 import struct
 import sys
@@ -150,7 +151,7 @@ def _reported(name: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ValueError(f"cannot read image {name}: it is too large ({error})") from None
     except DAMAGES as error:
-        reason = " ".join(str(error).split())
+        reason = re.sub(r" ?<\S+ object at 0x\w+>", "", " ".join(str(error).split()))  # another one in each run
         raise ValueError(f"cannot read image {name}: Pillow cannot decode it ({reason})") from None
 
 

@@ -81,6 +81,7 @@ for number, (mine, expected) in enumerate(zip(sharded.models[0].parameters(), fi
         rows.fill(f"weights.{number}", mine)
     ramp = torch.arange(float(len(expected))).view(-1, *[1] * (expected.ndim - 1))
     assert torch.equal(whole(mine.detach()), (ramp + number).expand_as(expected)), "rows in their places"
+processes.barrier()  # one that goes first can abort the others
 processes.destroy_process_group()
 """
 

@@ -1,12 +1,16 @@
-"""What JSON files from outside may hold: declared once, as data classes, and checked by pydantic when it is read."""
+"""What JSON files from outside may hold: declared once, as data classes, and checked by pydantic when it is read.
+
+Pydantic is imported then: every command declares such classes, few read one.
+"""
 
 import json
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+_ADAPTERS: dict[type, "TypeAdapter[Any]"] = {}
 SHOWN = 60  # characters of a wrong value that an error repeats
 
 
@@ -14,7 +18,7 @@ SHOWN = 60  # characters of a wrong value that an error repeats
 class JsonData:
     """Base of data classes whose fields are plain values, lists or dictionaries of them, or other such data classes."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 
     def to_json(self) -> dict[str, Any]:
         """The fields as values that `json` can write."""
@@ -27,20 +31,24 @@ class JsonData:
         Raises:
             ValueError: a name is unknown or missing, or a value is of another kind: one line, with its place.
         """
+        from pydantic import ValidationError
+
         try:
             return _adapter(cls).validate_json(json.dumps(values))  # JSON's own kinds: a list does for a tuple
         except ValidationError as error:
             raise ValueError(_first_line(error, [field.name for field in fields(cls)])) from None
 
 
-def _adapter(cls: type) -> TypeAdapter[Any]:
+def _adapter(cls: type) -> "TypeAdapter[Any]":
     """What reads and writes a class, made once, as that takes a while."""
+    from pydantic import TypeAdapter
+
     if cls not in _ADAPTERS:
         _ADAPTERS[cls] = TypeAdapter(cls)
     return _ADAPTERS[cls]
 
 
-def _first_line(error: ValidationError, names: list[str]) -> str:
+def _first_line(error: "ValidationError", names: list[str]) -> str:
     """The first of pydantic's errors: where it is, what stands there, what is accepted."""
     first = error.errors(include_url=False, include_context=False)[0]
     place, kind = ".".join(map(str, first["loc"])), first["type"]

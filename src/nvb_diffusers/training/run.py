@@ -135,6 +135,7 @@ class Run:
         self._signals.close()
         self._held.close()
         if error is None:
+            self.accelerator.wait_for_everyone()  # a process that leaves first can abort the others
             self.accelerator.end_training()
 
     def prepare(

@@ -1,6 +1,7 @@
 """The command `nvb-face`: views, orbits and restorations of the faces in photos, and how good they are."""
 
 import argparse
+import gc
 import io
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ FAMILIES = (views, app, verify, degrade, info, evaluate)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, or another after one line on standard error that says why."""
+    if argv is None:  # the process is this command's
+        gc.freeze()  # what the imports left: looking through it for garbage takes a second at the end
     diffusers.utils.logging.disable_progress_bar()  # of loading, which takes a second
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of photos that the console cannot show

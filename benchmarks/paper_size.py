@@ -31,6 +31,7 @@ from benchmarks.steps import (
 )
 from nvb_diffusers.models.unet import SD21_UNET_CONFIG
 from nvb_diffusers.option_types import OneLineParser, number
+from nvb_diffusers.training.frozen import FrozenWeights
 from training.train_novel_view import NovelViewModel
 
 RESOLUTION = 512
@@ -101,6 +102,7 @@ def peak_activations(name: str, unet_training: str, checkpointing: bool, batch_s
         if checkpointing:  # as the scripts do
             for model in checkpointed(step):
                 model.enable_gradient_checkpointing()
+        FrozenWeights([step.image_encoder, step.unet], "fp16").halve()  # as the scripts do
         batch = {**make_batch(step, batch_size, VIEWS), "key": keys}
         # float16 is as large as bfloat16, for which the view transformer has a kernel of its own on CPUs.
         with LiveMemory() as memory:
@@ -139,7 +141,8 @@ def model_bytes(models: Iterable[torch.nn.Module], trainable: bool = False) -> i
 
 def report_memory() -> Iterator[str]:
     """The table of bytes, line by line."""
-    yield "Memory of one GPU in GB (1e9 bytes), counted: float32 parameters and AdamW, bf16 autocast\n"
+    yield "Memory of one GPU in GB (1e9 bytes), counted: bf16 autocast and what is frozen in bf16, all else and AdamW"
+    yield "in float32\n"
     columns = "parameters | gradients | AdamW | EMA | batch | activations | encoding latents | sum"
     yield f"| step | trains | checkpointing | {columns} |"
     yield "|---" * 11 + "|"
@@ -149,7 +152,8 @@ def report_memory() -> Iterator[str]:
         with torch.device("meta"):
             step = make_step(name, CONFIGS, unet_training)
         trained = model_bytes(step.trained, trainable=True)
-        fixed = (model_bytes(networks(step)) + vae_bytes, trained, 2 * trained, trained)
+        halved = sum(weight.nbytes for weight in FrozenWeights(networks(step), "bf16").weights) // 2
+        fixed = (model_bytes(networks(step)) - halved + vae_bytes, trained, 2 * trained, trained)
         for checkpointing in (False, True):
             for batch_size in (1, BATCH[name]):
                 activations = peak_activations(name, unet_training, checkpointing, batch_size)

@@ -32,6 +32,7 @@ from nvb_diffusers.data.keys import draw_timesteps
 from nvb_diffusers.models.unet import load_adapter
 from nvb_diffusers.training import start
 from nvb_diffusers.training.backbone import load_unet
+from nvb_diffusers.training.run import Run
 
 prepare_shards = load_script("prepare_shards")
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -299,6 +300,37 @@ def test_bfloat16_is_close(script, place, tmp_path):
     assert curve(tmp_path / "half")[0] == pytest.approx(curve(tmp_path / "full")[0], rel=0.05)
     assert curve(tmp_path / "half") != curve(tmp_path / "full")
     assert all(value.dtype == torch.float32 for value in weights(tmp_path / "half").values())
+
+
+@pytest.mark.parametrize("script", STEPS)
+def test_frozen_weights_in_half_precision_change_nothing(script, place, tmp_path, monkeypatch):
+    """Assert that under autocast steps see frozen weights of half the bytes, and that losses, validations and all that
+    is saved are those of a run which keeps them whole.
+    """
+    seen = []
+    compute_loss = SCRIPTS[script].compute_loss
+
+    def looked(*args):
+        unet = args[1] if script == "novel_view" else args[0][1]
+        frozen = {p.dtype for n, p in unet.named_parameters() if not p.requires_grad and "to_q" in n and p.ndim == 2}
+        seen.append((torch.is_autocast_enabled("cpu"), frozen))
+        return compute_loss(*args)
+
+    monkeypatch.setattr(SCRIPTS[script], "compute_loss", looked)
+    words = ["--max_train_steps", 3, "--validation_steps", 1, "--mixed_precision", "bf16"]
+    assert run(script, place, tmp_path / "halved", *words) == 0
+    assert {kind for steps, kinds in seen if steps for kind in kinds} == {torch.bfloat16}
+    assert {kind for steps, kinds in seen if not steps for kind in kinds} == {torch.float32}
+    AcceleratorState._reset_state(True)
+    monkeypatch.setattr(Run, "halve_frozen", lambda self, *models: None)
+    assert run(script, place, tmp_path / "whole", *words) == 0
+    for name in ("loss", "validation_psnr"):
+        assert curve(tmp_path / "halved", name) == pytest.approx(curve(tmp_path / "whole", name), rel=1e-5)
+    assert_equal(weights(tmp_path / "halved"), weights(tmp_path / "whole"), atol=1e-6, rtol=1e-5)
+    halved, whole = (
+        load_file(next((tmp_path / n / "pipeline/unet").glob("*.safetensors"))) for n in ("halved", "whole")
+    )
+    assert_equal(halved, whole, atol=1e-6, rtol=1e-5)
 
 
 def test_the_default_tracker_takes_the_options(place, tmp_path):

@@ -298,6 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         # 5. Training
         model, *trained_unet = run.prepare(trained, dataset)
+        run.halve_frozen(image_encoder, unet)
         painter = trained_unet[0] if args.train_unet else unet
         shown = shown_views(args, dataset.num_views)
         for batch in run:

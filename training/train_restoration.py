@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         # 5. Training
         models = run.prepare([image_encoder, unet, latent_head], dataset)
+        run.halve_frozen(unet)
         for batch in run:
             run.step(*compute_loss(models, scheduler, with_latents(batch, vae), args))
             if run.validates:

@@ -54,6 +54,7 @@ from nvb_diffusers.training.checkpoints import (
     save_only_trainable,
     write_folder,
 )
+from nvb_diffusers.training.frozen import FrozenWeights
 from nvb_diffusers.training.health import Health
 from nvb_diffusers.training.optimizer import MuonAdamW, OptimizerSettings, adamw, use_settings
 from nvb_diffusers.training.options import SECRETS
@@ -105,7 +106,7 @@ class Run:
         self.global_step = checkpoint_step(self._resume_from) if self._resume_from else 0
         self.validates, self._forward = False, ExitStack()  # what a batch's losses are computed under
         self._held, self._signals, self._stop = ExitStack(), ExitStack(), StopRequest()  # the folder, and the loop's
-        self._health = Health(self.output_dir)
+        self._health, self._frozen = Health(self.output_dir), FrozenWeights((), "no")
         trackers = [CurveTracker(self.output_dir, self.global_step)]
         self.accelerator = Accelerator(
             gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -202,6 +203,12 @@ class Run:
         self.accelerator.init_trackers(self._name, self._described())
         return self._models
 
+    def halve_frozen(self, *models: torch.nn.Module) -> None:
+        """Keep what does not train of models in autocast's precision while steps are made; call it after `prepare`."""
+        if not self._sharded:  # whose rows are of one precision
+            self._frozen = FrozenWeights(models, self.accelerator.mixed_precision)
+            self._frozen.halve()
+
     def __iter__(self) -> Iterator[Batch]:
         """Batches, each to be answered by one `step`, under autocast until then; at the end the EMA's weights stay.
 
@@ -228,10 +235,12 @@ class Run:
                     else:
                         self._ema.restore(self.trainable)
                     self.validates = False
+                    self._frozen.halve()
                 if self._stops:
                     how = f"at step {self.global_step}, with a checkpoint: --resume_from_checkpoint latest goes on"
                     raise Stopped(self._stop.number or signal.SIGTERM, f" {how}")
         self._signals.close()
+        self._frozen.make_whole()
         if self._sharded:
             self._sharded.fill_whole(self._ema.shadow_params)
         else:
@@ -299,6 +308,8 @@ class Run:
             self._save_checkpoint()  # before a validation, which may fail
         due = not self._stops and (self._ends or _is_due(self.global_step, args.validation_steps))
         self.validates = due and self.accelerator.is_main_process
+        if self.validates:
+            self._frozen.make_whole()
         if self._sharded and due:
             self._sharded.fill_whole(self._ema.shadow_params)  # every process has rows of them
         elif self.validates:

@@ -5,8 +5,8 @@ import torch
 from conftest import APPEARANCE
 
 from nvb_diffusers import AppearanceModel
-from nvb_diffusers.camera import camera_from_angles
-from nvb_diffusers.models.appearance import PhotoSurface
+from nvb_diffusers.camera import angles_from_camera, camera_from_angles
+from nvb_diffusers.models.appearance import PhotoSurface, joined_cameras
 
 BATCH, VIEWS, SIDE = 2, 3, 48
 
@@ -136,3 +136,12 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     loaded = AppearanceModel.from_pretrained(tmp_path)
     arguments = (photos(), source_cameras(), target_cameras(), views())
     assert torch.equal(loaded(*arguments).pixel_values, model(*arguments).pixel_values)
+
+
+def test_two_estimates_that_differ_much_are_not_averaged():
+    """Assert the mean of cameras 4 degrees apart, the points' one where they are 20 apart, and what is between."""
+    yaws = [4.0, 20.0, 10.0]
+    fitted = torch.stack([camera_from_angles(yaw, 0) for yaw in yaws])
+    joined = joined_cameras(camera_from_angles(0, 0).expand(3, 25), fitted)
+    expected = torch.tensor([2.0, 20.0, 7.5])
+    torch.testing.assert_close(angles_from_camera(joined)[:, 0], expected, atol=0.02, rtol=0)

@@ -192,6 +192,13 @@ def test_average_of_an_orbit_is_its_middle():
     assert_close(average_cameras(cameras)[:, 16:], cameras[0, :, 16:], atol=1e-6)
 
 
+def test_weights_turn_the_average():
+    """Assert that three parts of yaw 20 and one of yaw 0 make 15.04 degrees: atan2(.75 sin 20, .25 + .75 cos 20)."""
+    pair = torch.stack([camera_from_angles(0, 0), camera_from_angles(20, 0)])
+    average = average_cameras(pair, torch.tensor([0.25, 0.75]))
+    assert_close(angles_from_camera(average)[0], 15.04, atol=0.01)
+
+
 def test_average_is_rigid_for_any_rotations():
     """Assert that means of far apart cameras are right-handed rotations to 1e-5."""
     angles = 180 * torch.randn(3, 3, 200, generator=torch.Generator().manual_seed(2))

@@ -65,7 +65,7 @@ def test_without_it_the_papers_system_remains(pipe):
 
 
 def test_a_predicted_camera_is_corrected_by_the_photo_and_a_given_one_is_not(pipe):
-    """Assert the mean of the view transformer's camera and the one that fits the pixels, for calls and predictions."""
+    """Assert that it is joined with the camera that fits the pixels, for calls and for predictions."""
     plain = tiny_pipeline()
     predicted = plain.predict_cameras(photo(), 2)
     surface = pipe.appearance.read_photo(photo()[None] * 2 - 1, predicted, correct=True)

@@ -216,13 +216,15 @@ def _refuse_other_conventions(cam2world: torch.Tensor, intrinsics: torch.Tensor,
         )
 
 
-def average_cameras(camera_params: torch.Tensor) -> torch.Tensor:
-    """Mean camera (..., 25) over the first dimension of (N, ..., 25).
+def average_cameras(camera_params: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean camera (..., 25) over the first dimension of (N, ..., 25), by weights (N, ...) that sum to 1 over it.
 
     The rotation is the one nearest to the mean matrix (by singular values), so the result is rigid; the position and
     the intrinsics are plain means.
     """
-    cam2world, intrinsics = (part.mean(dim=0) for part in split_camera(camera_params))
+    if weights is None:
+        weights = camera_params.new_full(camera_params.shape[:-1], 1 / len(camera_params))
+    cam2world, intrinsics = ((part * weights[..., None, None]).sum(dim=0) for part in split_camera(camera_params))
     left, _, right = torch.linalg.svd(cam2world[..., :3, :3])
     handedness = torch.ones_like(left[..., 0])
     handedness[..., 2] = torch.linalg.det(left) * torch.linalg.det(right)

@@ -249,6 +249,15 @@ def test_a_photo_turns_by_slider_and_by_drag(visit, studio):
     assert len(visitor.hosts) == 1
 
 
+def test_an_emptied_number_is_the_one_it_began_with(visit, studio):
+    """Assert the view of yaw 0 after the field of another yaw was emptied, and no complaint."""
+    visitor = visit()
+    visitor.give(PHOTO)
+    visitor.move("yaw", 20)
+    assert_same(visitor.move("yaw", ""), shown(studio, PHOTO, 0))
+    assert not visitor.page.locator(".toast-body").count()
+
+
 def test_a_finger_turns_it_on_a_phone(visit, studio):
     """Assert that nothing is wider than a phone's screen, and that a touch that moves by 40 px turns by 12 degrees."""
     visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)

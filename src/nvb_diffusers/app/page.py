@@ -114,6 +114,8 @@ def build_page(pipe: NVBFacePipeline, examples: list[str]) -> gr.Blocks:
 
         options: list[Any] = [backdrop, color, steps, guidance, seed]
         directions: list[Any] = [yaw, pitch, roll]
+        for slider in (*directions, steps, guidance):
+            _forgive_no_number(slider)
 
         def opened(path: str | None, preset: str) -> list[Any]:
             nothing = [None, gr.Image(None, visible=False), NO_PHOTO]
@@ -244,6 +246,12 @@ def _options(backdrop: str, color: str, steps: float, guidance: float, seed: flo
 def _path_of(payload: Any) -> str | None:
     """Where an uploaded file is; None for nothing."""
     return None if payload is None else payload.path
+
+
+def _forgive_no_number(slider: gr.Slider) -> None:
+    """Take a number's field that somebody has emptied for the value that the slider began with."""
+    read, first = slider.preprocess, slider.value
+    slider.preprocess = lambda payload: read(first if payload is None else payload)  # type: ignore[method-assign]
 
 
 def _given(session: Session | None) -> Session:

@@ -145,3 +145,16 @@ def test_two_estimates_that_differ_much_are_not_averaged():
     joined = joined_cameras(camera_from_angles(0, 0).expand(3, 25), fitted)
     expected = torch.tensor([2.0, 20.0, 7.5])
     torch.testing.assert_close(angles_from_camera(joined)[:, 0], expected, atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+def test_a_backdrop_ends_softly():
+    """Assert that from another camera no step of the backdrop's visibility is a hard edge, and that it is whole where
+    the photo shows it far from its edges.
+    """
+    surface = disc_surface(photos(), source_cameras())._replace(mask=torch.zeros(BATCH, SIDE, SIDE))
+    shown = tiny_model().project(surface, camera_from_angles(15, 0).expand(BATCH, 1, 25)).background[:, 0, 3]
+    assert shown.min() == 0
+    assert shown.max() == 1
+    steps = max(shown.diff(dim=dim).abs().max() for dim in (-1, -2))
+    assert steps < 0.4

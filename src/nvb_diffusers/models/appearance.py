@@ -26,6 +26,7 @@ POSITION_SCALE = 0.15  # world units: how far the points of a head are from its 
 FIT_STRIDE = 4  # every so many pixels, along both axes, say which camera took the photo
 AGREEMENT_DEG, DISAGREEMENT_DEG = 5.0, 15.0  # between two estimates of a camera: on heads nine of ten are within 5
 LOWEST = -0.22  # world units: the neck, below which shoulders may turn otherwise than the head
+BACKDROP_MARGIN = 0.06  # share of the side, over which the photo's backdrop fades out where it ends within a view
 # How far each candidate for a pixel is trusted at first, before the fuser has learned: plain pasting.
 FEATHER, FEATHER_POWER = 7, 6  # side in pixels of what is looked at for an edge, and how fast trust falls toward it
 MIRROR_TRUST, BACKGROUND_TRUST, VIEW_TRUST, PAINTED_TRUST, LEAST_TRUST = 0.3, 0.5, 0.03, 0.01, 1e-3
@@ -204,9 +205,9 @@ class AppearanceModel(ModelWithEntries, SafetensorsModel, ConfigMixin):
             for seen in (see_surface(*geometry, size), see_mirrored_surface(*geometry, size))
         )
         uv = see_background(surface.source_cameras, target_cameras.float(), size)
-        inside = ((uv > 0) & (uv < 1)).all(dim=-1)[:, :, None]  # (B, V, 1, S, S)
-        backdrop = torch.cat([pixels, 1 - surface.mask[:, None]], dim=1)  # (B, 4, S, S)
-        return PhotoLayers(direct, mirrored, carry(backdrop, uv) * inside)
+        inside = ((uv > 0) & (uv < 1)).all(dim=-1).to(pixels)  # (B, V, S, S)
+        backdrop, person = carry(pixels, uv) * inside[:, :, None], carry(surface.mask[:, None], uv)
+        return PhotoLayers(direct, mirrored, torch.cat([backdrop, (1 - person) * _faded(inside)[:, :, None]], dim=2))
 
     @entry
     def fuse(self, layers: PhotoLayers, views: torch.Tensor, view_batch_size: int | None = None) -> FusedViews:
@@ -320,6 +321,15 @@ def _feathered(visibility: torch.Tensor) -> torch.Tensor:
     """Visibility (N, S, S) that fades out over a few pixels inside of its edges, which are as jagged as pixels are."""
     near_edge = F.avg_pool2d(visibility[:, None], FEATHER, stride=1, padding=FEATHER // 2, count_include_pad=False)
     return visibility * near_edge[:, 0] ** FEATHER_POWER
+
+
+def _faded(inside: torch.Tensor) -> torch.Tensor:
+    """A mask (B, V, S, S) that fades out toward its edges within the picture, and not toward the picture's own."""
+    reach = max(1, round(BACKDROP_MARGIN * inside.shape[-1]))
+    around = inside
+    for kernel, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
+        around = F.avg_pool2d(around, kernel, stride=1, padding=padding, count_include_pad=False)
+    return inside * (2 * around - 1).clamp(min=0)
 
 
 def _filled(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

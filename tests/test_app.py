@@ -359,6 +359,31 @@ def test_downloads_are_marked(visit, tmp_path, capsys):
         assert cli.main(["verify", str(path)]) == 0
 
 
+SERVING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import tiny_pipeline
+from nvb_diffusers.app.page import serve
+serve(tiny_pipeline(appearance=True), [], "127.0.0.1", None)
+"""
+
+
+def test_a_page_that_is_told_to_end_leaves_nothing(tmp_path):
+    """Assert that served from Python, too, as a Space does, the page's folder goes when SIGTERM comes."""
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    words = [sys.executable, "-c", SERVING, str(ROOT / "tests")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, text=True) as process:
+        line = process.stdout.readline()
+        while line and "The page is at " not in line:
+            line = process.stdout.readline()
+        (folder,) = tmp_path.glob("nvb-face-*")
+        (folder / "a photo.png").write_bytes(b"of somebody")
+        process.terminate()
+        process.wait(timeout=60)
+    assert not list(tmp_path.glob("nvb-face-*"))
+
+
 def test_the_space_serves_the_page(monkeypatch):
     """Assert that the script of the Space shows the checkpoint that it is told, at the port that Spaces show."""
     served = []

@@ -29,6 +29,7 @@ from nvb_diffusers.data.degradation import PRESETS
 from nvb_diffusers.files import one_line
 from nvb_diffusers.option_types import LARGEST_SEED
 from nvb_diffusers.provenance import mark_image, save_marked, save_marked_video
+from nvb_diffusers.stopping import stop_by_signals
 
 TITLE = "Turn a head"
 INTRO = (
@@ -203,7 +204,7 @@ def serve(pipe: NVBFacePipeline, examples: list[str], host: str, port: int | Non
     Raises:
         OSError: the port is taken.
     """
-    with tempfile.TemporaryDirectory(prefix="nvb-face-") as folder:
+    with stop_by_signals(), tempfile.TemporaryDirectory(prefix="nvb-face-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
         page = build_page(pipe, examples)
         _, address, _ = page.launch(

@@ -174,6 +174,20 @@ def test_parquet_of_other_programs(tmp_path, of_files):
     assert every_block(open_photos(str(tmp_path / "all.parquet"))) == list(enumerate(contents))
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_images_go_before_other_bytes(tmp_path, declared):
+    """Assert that a checksum's column, which stands first, is not taken for the photos', unless it is asked for."""
+    files = [{"bytes": photo_bytes(number), "path": None} for number in (0, 1)]
+    table = pyarrow.table({"sha": [b"a", b"b"], "photo": files})
+    if declared:
+        features = datasets.Features({"sha": datasets.Value("binary"), "photo": datasets.Image()})
+        datasets.Dataset.from_dict(table.to_pydict(), features=features).to_parquet(tmp_path / "all.parquet")
+    else:
+        pyarrow.parquet.write_table(table, tmp_path / "all.parquet")
+    assert every_block(open_photos(str(tmp_path / "all.parquet"))) == [(0, photo_bytes(0)), (1, photo_bytes(1))]
+    assert every_block(open_photos(str(tmp_path / "all.parquet"), column="sha")) == [(0, b"a"), (1, b"b")]
+
+
 def pixels_of(image):
     return np.asarray(image).astype(int)
 

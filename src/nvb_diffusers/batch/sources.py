@@ -88,7 +88,8 @@ class StreamedPhotos:
         self.made_of = made_of
 
         features = records.features or records._resolve_features().features
-        images = [name for name, feature in features.items() if _may_be_images(feature)]
+        kinds = {name: _kind(feature) for name, feature in features.items()}
+        images = sorted((name for name, kind in kinds.items() if kind is not None), key=lambda name: kinds[name] or 0)
         if column is None and not images:
             raise ValueError(f"the data set has no column of images: it has {', '.join(features)}")
         if column is not None and column not in images:
@@ -151,13 +152,15 @@ def open_photos(source: str, split: str = "train", column: str | None = None) ->
     return StreamedPhotos(_stream(source, split=split), column, source)
 
 
-def _may_be_images(feature: Any) -> bool:
-    """Whether a column is one of images, or of bytes as files have them that other programs wrote."""
+def _kind(feature: Any) -> int | None:
+    """How surely a column is one of images: 0 as declared, 1 as files with paths, 2 as any bytes; None if it is not."""
     import datasets
 
+    if isinstance(feature, datasets.Image):
+        return 0
     if isinstance(feature, dict):
-        return "bytes" in feature
-    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")
+        return 1 if "bytes" in feature else None
+    return 2 if getattr(feature, "dtype", None) in ("binary", "large_binary") else None
 
 
 def _of_files(files: Sequence[Path], column: str | None) -> StreamedPhotos:

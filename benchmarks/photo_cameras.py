@@ -34,11 +34,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def estimates(pipe: NVBFacePipeline, faces: list[Image.Image]) -> dict[str, torch.Tensor]:
     """Cameras (N, 25) of crops by each way."""
-    large = [face.resize((pipe.sample_size,) * 2, Image.Resampling.LANCZOS) for face in faces]
-    joined = pipe.predict_cameras(large)
+    cameras = {"features and points": pipe.predict_cameras(at_size(faces, pipe.sample_size)).cpu()}
     pipe.register_modules(appearance=None)
-    small = [face.resize((pipe.sample_size,) * 2, Image.Resampling.LANCZOS) for face in faces]
-    return {"features": pipe.predict_cameras(small).cpu(), "features and points": joined.cpu()}
+    return {"features": pipe.predict_cameras(at_size(faces, pipe.sample_size)).cpu(), **cameras}
+
+
+def at_size(faces: list[Image.Image], side: int) -> list[Image.Image]:
+    """Crops as a pipeline reads them."""
+    return [face.resize((side, side), Image.Resampling.LANCZOS) for face in faces]
 
 
 def turns(cameras: torch.Tensor, meshes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -62,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, cameras in estimates(pipe, [crop for crop, _ in found]).items():
         read, turned = turns(cameras, [points for _, points in found])
         difference = read - turned
-        off = np.abs(difference - np.median(difference, axis=0)).mean(
-            axis=0
-        )  # which pose a mesh calls frontal, is its own
+        constant = np.median(difference, axis=0)  # which pose is called frontal, differs
+        off = np.abs(difference - constant).mean(axis=0)
         slopes = [np.polyfit(turned[:, axis], read[:, axis], 1)[0] for axis in (0, 1)]
         print(f"| {name} | {off[0]:.1f} | {slopes[0]:.2f} | {off[1]:.1f} | {slopes[1]:.2f} |")
 

@@ -165,6 +165,17 @@ def test_a_sample_without_the_picture_fails_alone(tmp_path):
     assert failed["reason"] == "'c' has no picture in the column where the first ones have theirs"
 
 
+def test_what_lies_beside_a_tar_is_told(place, tmp_path, capsys):
+    """Assert one line about files of a folder that are not read, as its tars are, and none where there are none."""
+    folder = shutil.copytree(place / "tars", tmp_path / "t")
+    open_photos(str(folder))
+    assert capsys.readouterr().err == ""
+    for name in ("photo.jpg", "more.tar.gz", "index.json"):
+        (folder / name).write_bytes(b"")
+    open_photos(str(folder))
+    assert capsys.readouterr().err == f"note: '{folder}': left out for their endings: 1 with .gz, 1 with .jpg\n"
+
+
 @pytest.mark.parametrize("of_files", [True, False])
 def test_parquet_of_other_programs(tmp_path, of_files):
     """Assert that columns of bytes are read that no program of Hugging Face has written."""

@@ -136,3 +136,12 @@ def test_marks_are_checked(pictures):
         mark_image(pictures[0], "loud")
     with pytest.raises(ValueError, match="63x80 px, but marks need 64"):
         mark_image(Image.new("RGB", (63, 80)))
+
+
+def test_a_name_stays_in_its_line(tmp_path, capsys):
+    """Assert that no name makes a second line of the result, which could say something of another file."""
+    path = tmp_path / "one\nother.png: visible.png"
+    Image.new("RGB", (64, 64)).save(path)
+    assert main(["verify", str(path)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert r"one\nother.png: visible.png: no mark" in line

@@ -212,9 +212,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(lines) or type(error).__name__
 
 
-def shown_name(path: Path) -> str:
-    """The name of a file as a line of text, whatever bytes it has on the disk."""
-    text = os.fsencode(path.name).decode(errors="backslashreplace")
+def as_line(path: str | Path) -> str:
+    """A path or a name as a line of text, whatever bytes it has on the disk."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from nvb_diffusers.data.records import begin_data_set
 from nvb_diffusers.data.tar_shards import add_sample
-from nvb_diffusers.files import read_json, replaced_file, write_json, write_whole
+from nvb_diffusers.files import as_line, read_json, replaced_file, write_json, write_whole
 
 FAILED = "failed.jsonl"
 
@@ -90,5 +90,5 @@ def finish(folder: str | Path) -> int:
     write_whole(Path(folder) / FAILED, "".join(json.dumps(failure) + "\n" for failure in failed))
     total = sum(record["photos"] for record in records)
     where = f"; {len(failed)} failed, see {FAILED}" if failed else ""
-    print(f"{folder}: views of {total - len(failed)} photos in {len(records)} shards{where}")
+    print(f"{as_line(folder)}: views of {total - len(failed)} photos in {len(records)} shards{where}")
     return 1 if failed else 0

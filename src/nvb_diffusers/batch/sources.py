@@ -5,6 +5,7 @@ depends on the source alone and not on who reads it.
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from itertools import islice
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nvb_diffusers.data.fingerprint import fingerprint
-from nvb_diffusers.data.images import list_photos
-from nvb_diffusers.files import one_line, shown_name
+from nvb_diffusers.data.images import left_out_note, list_photos
+from nvb_diffusers.files import as_line, one_line
 
 ARCHIVES = {".tar": "webdataset", ".parquet": "parquet"}  # and which builder of `datasets` reads them
 
@@ -62,7 +63,7 @@ class FolderPhotos:
             if wanted(number):
                 first = number * size
                 paths = self.paths[first : first + size]
-                yield Block(number, [PhotoFile(first + i, shown_name(path), path) for i, path in enumerate(paths)])
+                yield Block(number, [PhotoFile(first + i, as_line(path.name), path) for i, path in enumerate(paths)])
 
 
 class StreamedPhotos:
@@ -88,8 +89,7 @@ class StreamedPhotos:
         self.made_of = made_of
 
         features = records.features or records._resolve_features().features
-        kinds = {name: _kind(feature) for name, feature in features.items()}
-        images = sorted((name for name, kind in kinds.items() if kind is not None), key=lambda name: kinds[name] or 0)
+        images = [name for kind in range(3) for name, feature in features.items() if _kind(feature) == kind]
         if column is None and not images:
             raise ValueError(f"the data set has no column of images: it has {', '.join(features)}")
         if column is not None and column not in images:
@@ -142,6 +142,9 @@ def open_photos(source: str, split: str = "train", column: str | None = None) ->
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in ARCHIVES and not file.name.startswith("."))
+        note = left_out_note(path.iterdir(), is_taken=files.__contains__) if files else ""
+        if note:
+            print(f"note: '{as_line(path)}': {note}", file=sys.stderr)
         return _of_files(files, column) if files else FolderPhotos(path)
     if path.is_file():
         if path.suffix not in ARCHIVES:

@@ -11,7 +11,7 @@ from nvb_diffusers.cli.photos import check_folder, for_each, name_outputs, tell_
 from nvb_diffusers.data.degradation import PRESETS, apply, draw_degradation
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS
-from nvb_diffusers.files import filled_folder
+from nvb_diffusers.files import as_line, filled_folder
 from nvb_diffusers.option_types import LARGEST_SEED, a_path, whole_number
 
 
@@ -44,7 +44,7 @@ def run_degrade(args: argparse.Namespace) -> int:
         with filled_folder(folder) as stage:
             image.save(stage / files[index].name)
             (stage / files[index].name).with_suffix(".json").write_text(params.to_json() + "\n", encoding="utf-8")
-        print(files[index])
+        print(as_line(files[index]))
 
     return tell_failures(for_each(photos, make), len(photos), folder)
 

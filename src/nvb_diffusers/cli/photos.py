@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from imageio_ffmpeg import count_frames_and_secs
 
-from nvb_diffusers.files import one_line, shown_name, write_whole
+from nvb_diffusers.files import as_line, one_line, write_whole
 
 FAILED = "failed.jsonl"  # which photos of a folder could not be done, in the folder of what was made of the others
 
@@ -57,7 +57,7 @@ def tell_failures(failed: Sequence[Failure], count: int, folder: Path) -> int:
     if not failed:
         path.unlink(missing_ok=True)  # of an earlier call
         return 0
-    lines = [json.dumps({"photo": shown_name(failure.photo), "reason": failure.reason}) + "\n" for failure in failed]
+    lines = [json.dumps({"photo": as_line(failure.photo.name), "reason": failure.reason}) + "\n" for failure in failed]
     write_whole(path, "".join(lines))
     complain(ValueError(f"{len(failed)} of {count} photos could not be done: {path}"))
     return 1
@@ -75,9 +75,8 @@ def check_folder(folder: Path, photos: Path | None = None) -> None:
 
 def keep_photos(photos: Sequence[Path], outputs: Iterable[Path]) -> None:
     """Raise a ValueError where a file that is written or removed is a photo, by whatever path."""
-    known = {
-        (photo.stat().st_dev, photo.stat().st_ino) for photo in photos if photo.exists()
-    }  # a link may lead nowhere
+    there = [photo.stat() for photo in photos if photo.exists()]  # a link may lead nowhere
+    known = {(status.st_dev, status.st_ino) for status in there}
     for output in outputs:
         if output.exists() and (output.stat().st_dev, output.stat().st_ino) in known:
             raise ValueError(f"'{output}' is the photo itself: choose another output, so that it is not written over")
@@ -93,4 +92,5 @@ def count_frames(video: Path) -> int:
 
 def complain(error: BaseException, photo: Path | None = None) -> None:
     """One line on standard error, that names the photo where there are several."""
-    print("nvb-face:", one_line(error) if photo is None else f"{shown_name(photo)}: {one_line(error)}", file=sys.stderr)
+    about = "" if photo is None else f"{as_line(photo.name)}: "
+    print(f"nvb-face: {about}{one_line(error)}", file=sys.stderr)

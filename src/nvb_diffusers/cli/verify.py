@@ -12,6 +12,7 @@ from nvb_diffusers.cli.photos import count_frames, for_each
 from nvb_diffusers.credentials import read_signature
 from nvb_diffusers.data.images import load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS
+from nvb_diffusers.files import as_line
 from nvb_diffusers.option_types import a_path
 from nvb_diffusers.provenance import find_marks, says_synthetic
 
@@ -38,7 +39,7 @@ def run_verify(args: argparse.Namespace) -> int:
         unmarked += changed or not found.names
         values = f"visible {found.visible:.2f}, invisible {found.invisible:.1f}"
         signed = "" if signature is None else f"; {'CHANGED since it was ' * changed}signed by {signature.signer}"
-        print(f"{file}: {', '.join(found.names) or 'no mark'} ({values}){signed}")
+        print(f"{as_line(file)}: {', '.join(found.names) or 'no mark'} ({values}){signed}")
 
     if failed := for_each(args.files, look):
         raise ValueError(f"{len(failed)} of {len(args.files)} files could not be read")

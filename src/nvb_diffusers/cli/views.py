@@ -25,7 +25,7 @@ from nvb_diffusers.data.contact_sheet import contact_sheet
 from nvb_diffusers.data.fingerprint import file_hash, fingerprint
 from nvb_diffusers.data.images import list_photos, load_photo
 from nvb_diffusers.face_crop import MAX_PHOTO_PIXELS, crop_face
-from nvb_diffusers.files import check_name, filled_folder, read_json, replaced_file
+from nvb_diffusers.files import as_line, check_name, filled_folder, read_json, replaced_file
 from nvb_diffusers.loading import DTYPES, SCHEDULERS, load_pipeline, weights_fingerprint
 from nvb_diffusers.option_types import LARGEST_SEED, a_path, number, whole_number
 from nvb_diffusers.pipeline_inputs import Background
@@ -158,7 +158,7 @@ def run_views(args: argparse.Namespace) -> int:
         content = file_hash(photos[index]) if photos[index].is_file() else None
         made_of = fingerprint((), options, content)
         if args.photo.is_dir() and _is_made(folders[index], made_of):
-            print(f"{folders[index]}: made before")
+            print(f"{as_line(folders[index])}: made before")
             return
         source = _read_source(args, pipe, photos[index])
         output = pipe(source.image, cameras=cameras, background=args.background, **_call_options(args))
@@ -179,7 +179,7 @@ def run_views(args: argparse.Namespace) -> int:
             save_marked(contact_sheet(images, labels), stage / "contact_sheet.png", read_mark(args))
             sign(stage / "contact_sheet.png")
             (stage / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"{folders[index]}: {len(names)} views, contact_sheet.png, {RECORD}")
+        print(f"{as_line(folders[index])}: {len(names)} views, contact_sheet.png, {RECORD}")
 
     return tell_failures(for_each(photos, make), len(photos), args.out)
 
@@ -204,7 +204,7 @@ def run_orbit(args: argparse.Namespace) -> None:
         if suffix == ".mp4" and count_frames(part) != len(frames):  # ffmpeg does not say when a disk is full
             raise OSError(f"cannot write '{args.out}': the video broke off, is there room on the disk?")
         sign(part)
-    print(f"{args.out}: {len(cameras)} views, there and back")
+    print(f"{as_line(args.out)}: {len(cameras)} views, there and back")
 
 
 def run_restore(args: argparse.Namespace) -> int:
@@ -221,7 +221,7 @@ def run_restore(args: argparse.Namespace) -> int:
         with replaced_file(files[index]) as part:
             save_marked(output.images[0], part, read_mark(args))
             sign(part)
-        print(files[index])
+        print(as_line(files[index]))
 
     return tell_failures(for_each(photos, make), len(photos), args.out)
 

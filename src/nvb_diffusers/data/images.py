@@ -93,9 +93,9 @@ def list_photos(path: Path, is_result: Callable[[Path], bool] = lambda _: False)
     return photos
 
 
-def left_out_note(files: Iterable[Path]) -> str:
-    """Which files of a folder are no photos by their endings, in words; empty where there are none."""
-    others = (file for file in files if not is_photo(file) and not file.name.startswith(".") and file.is_file())
+def left_out_note(files: Iterable[Path], is_taken: Callable[[Path], bool] = is_photo) -> str:
+    """Which files of a folder are not taken for their endings, in words; empty where there are none."""
+    others = (file for file in files if not is_taken(file) and not file.name.startswith(".") and file.is_file())
     endings = Counter(file.suffix.lower() or "no ending" for file in others if not is_system_file(file))
     endings.pop(".json", None)  # what our own commands write beside photos
     if not endings:

@@ -24,7 +24,7 @@ from .pixel_restorer import PixelRestorer
 MEAN_DEPTH, DEPTH_SCALE = 2.55, 0.12  # world units: where a face is before a camera at distance 2.7
 POSITION_SCALE = 0.15  # world units: how far the points of a head are from its middle, along each axis
 FIT_STRIDE = 4  # every so many pixels, along both axes, say which camera took the photo
-AGREEMENT_DEG, DISAGREEMENT_DEG = 5.0, 15.0  # between two estimates of a camera: on heads nine of ten are within 5
+AGREEMENT_DEG, DISAGREEMENT_DEG = 5.0, 15.0  # between two estimates of a camera; of heads most are nearer
 LOWEST = -0.22  # world units: the neck, below which shoulders may turn otherwise than the head
 BACKDROP_MARGIN = 0.06  # share of the side, over which the photo's backdrop fades out where it ends within a view
 # How far each candidate for a pixel is trusted at first, before the fuser has learned: plain pasting.
@@ -206,8 +206,9 @@ class AppearanceModel(ModelWithEntries, SafetensorsModel, ConfigMixin):
         )
         uv = see_background(surface.source_cameras, target_cameras.float(), size)
         inside = ((uv > 0) & (uv < 1)).all(dim=-1).to(pixels)  # (B, V, S, S)
-        backdrop, person = carry(pixels, uv) * inside[:, :, None], carry(surface.mask[:, None], uv)
-        return PhotoLayers(direct, mirrored, torch.cat([backdrop, (1 - person) * _faded(inside)[:, :, None]], dim=2))
+        kept = torch.stack([inside, inside, inside, _faded(inside)], dim=2)  # (B, V, 4, S, S)
+        backdrop = torch.cat([pixels, 1 - surface.mask[:, None]], dim=1)  # (B, 4, S, S)
+        return PhotoLayers(direct, mirrored, carry(backdrop, uv) * kept)
 
     @entry
     def fuse(self, layers: PhotoLayers, views: torch.Tensor, view_batch_size: int | None = None) -> FusedViews:
